@@ -1,0 +1,82 @@
+# `make` lists the targets. Everything runs in .venv, which `make setup` makes; no root is needed.
+
+BIN := .venv/bin
+
+# Interpreters to try, in this order, for a new .venv; `make setup PYTHON=python3.12` names one.
+PYTHON ?= python3 python3.13 python3.12 python3.11
+
+# Touched after a complete install: the install is repeated when pyproject.toml or constraints.txt is newer.
+STAMP := .venv/installed
+
+INSTALL := install -c constraints.txt -e '.[dev]'
+
+# Exits 0 where the interpreter is one that pyproject.toml allows.
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
+
+.PHONY: help setup demo test lint types format wheel clean
+.NOTPARALLEL:
+
+help: ## list the targets
+	@echo "usage: make TARGET"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: $(STAMP) ## make .venv and install curator there, with all that tests and demo need
+
+demo: setup ## run `curator demo demo`: the whole method on a small problem, in the folder demo
+	@echo "demo: running curator demo, which writes the folder demo"
+	@$(BIN)/curator demo demo
+
+test: setup ## all checks in order: ruff check, ruff format --check, mypy, pytest
+	@echo "test: ruff check, ruff format --check, mypy, pytest"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+lint: setup ## ruff check and ruff format --check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup ## mypy
+	$(BIN)/mypy
+
+format: setup ## mend what ruff can mend, then format
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+wheel: setup ## build the wheel into dist
+	@echo "wheel: building into dist"
+	@rm -rf build curator.egg-info
+	@$(BIN)/python -m pip -qq --disable-pip-version-check wheel --no-deps --no-build-isolation --wheel-dir dist .
+	@rm -rf build curator.egg-info
+	@ls dist/*.whl
+
+clean: ## remove what builds and tests leave; .venv, demo and stores stay
+	@echo "clean: removing build, dist and cache folders"
+	@rm -rf build dist curator.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find . \( -name .git -o -name .venv \) -prune -o -type d -name __pycache__ -exec rm -rf {} +
+
+# An existing .venv is kept when its Python is supported and has pip; otherwise it is made anew.
+$(STAMP): pyproject.toml constraints.txt
+	@echo "setup: installing into .venv, one to three minutes (about 6 GB on x86_64, most of it torch)"
+	@rm -f $@
+	@if ! { $(BIN)/python -c '$(SUPPORTED)' && $(BIN)/python -m pip --version; } >/dev/null 2>&1; then \
+	  found=; bare=; \
+	  for python in $(PYTHON); do \
+	    "$$python" -c '$(SUPPORTED)' >/dev/null 2>&1 || continue; \
+	    if "$$python" -c 'import ensurepip, venv' >/dev/null 2>&1; then found=$$python; break; fi; \
+	    bare=$${bare:-$$python}; \
+	  done; \
+	  if [ -z "$$found" ] && [ -n "$$bare" ]; then \
+	    echo "setup: $$bare has no venv or no ensurepip; on Debian and Ubuntu install the package" \
+	      "python3-venv, or name another Python: make setup PYTHON=/path/to/python" >&2; exit 2; \
+	  elif [ -z "$$found" ]; then \
+	    echo "setup: no Python 3.11, 3.12 or 3.13 among: $(PYTHON);" \
+	      "install one or name it: make setup PYTHON=/path/to/python" >&2; exit 2; \
+	  fi; \
+	  "$$found" -m venv --clear .venv || { rm -rf .venv; echo "setup: $$found could not make .venv" >&2; exit 2; }; \
+	fi
+	@$(BIN)/python -m pip -qq --disable-pip-version-check --no-input $(INSTALL) || \
+	  { echo "setup: not installed; for more, run: $(BIN)/python -m pip $(INSTALL)" >&2; exit 1; }
+	@touch $@
+	@echo "setup: done"

@@ -1,0 +1,37 @@
+"""The command line: each command parses, calls one function of the library, and renders its answer.
+
+images.py    init, add-images
+labels.py    import-labels, label, review
+manifests.py build-manifest, manifests, show
+models.py    train, evaluate, demo
+sql.py       sql
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from curator import progress
+
+app = typer.Typer(
+    name="curator",
+    help="Stores, selects, balances and audits the data of Noisy Student self-training.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_progress(quiet: bool) -> bool:
+    progress.show(not quiet)
+    return quiet
+
+
+StoreOption = Annotated[Path, typer.Option("--store", envvar="CURATOR_STORE", help="Folder of the store.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Answer with one JSON document.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress and no messages.", callback=_show_progress)]
+DEFAULT_STORE = Path("store")

@@ -1,0 +1,71 @@
+"""Commands that make a store and fill it with images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from curator import render
+from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app
+
+
+@app.command()
+def init(
+    classes: Annotated[Path | None, typer.Option(help="Text file with one class name a line.")] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(help="Folder that relative uris start from.", show_default="the store's parent"),
+    ] = None,
+    store: StoreOption = DEFAULT_STORE,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Creates a store.
+
+    Without a class file the first labeled import defines the classes, sorted by name.
+
+    Example: curator init --classes classes.txt
+    """
+    from curator.sources import read_class_file
+    from curator.store import Store
+
+    made = Store.create(store, None if classes is None else read_class_file(classes), root)
+    names = made.classes()
+    document = {"store": str(store), "root": str(made.root), "classes": len(names)}
+    render.answer(
+        document, json, f"store '{store}', {len(names) or 'no'} classes, relative uris start from {made.root}"
+    )
+
+
+@app.command("add-images")
+def add_images(
+    source: Annotated[str, typer.Argument(help="Folder, .tar shards (a glob in quotes), or .parquet/.csv listing.")],
+    split: Annotated[str | None, typer.Option(help="labeled, unlabeled or holdout.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="'folder' (a class per sub-folder) or a table file with uri and label.")
+    ] = None,
+    scan: Annotated[bool, typer.Option(help="Read each image for size, hashes and readability.")] = True,
+    base: Annotated[str, typer.Option(help="Put before the uris of a listing.")] = "",
+    store: StoreOption = DEFAULT_STORE,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Adds images to one split of the store. Run again, it goes on where it was stopped.
+
+    Example: curator add-images photos/pool --split unlabeled
+    """
+    from curator import images
+    from curator.store import Store
+
+    done = images.add_images(Store(store), source, split, labels, scan, base)
+    lines = [f"added {done.added} of {done.total} images, {done.already_present} were there already"]
+    if done.unreadable:
+        lines.append(f"{done.unreadable} cannot be read and will not be labeled or trained on:")
+        lines += [f"  {problem['uri']}: {problem['problem']}" for problem in done.problems]
+    if done.leaks:
+        lines.append(
+            f"{done.leaks} images outside the holdout have the same bytes as a holdout image; they are left out"
+        )
+    render.answer(done._asdict(), json, "\n".join(lines))

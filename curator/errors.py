@@ -1,0 +1,65 @@
+"""What can go wrong for reasons that a person can mend, as exceptions.
+
+    CuratorError          exit 2   bad input, missing input, usage: says what happened, why, and the mend
+    +-- StoreError                 the store is missing, damaged or in use
+    +-- InputError                 an image source, label file, recipe, option or query is not usable
+    +-- DiskFull                   no space left; what was finished is kept
+    +-- AnswerIsNo        exit 1   nothing is broken, but the question asked has the answer "no"
+
+Anything else that escapes is a bug of the tool and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CuratorError(Exception):
+    """Something a person can mend.
+
+    Args:
+        what: What happened and why, one sentence without a full stop.
+        mend: The command or edit that puts it right, shown on its own line.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, mend: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.mend = mend
+
+    def __str__(self) -> str:
+        return f"{self.what}\n  mend: {self.mend}" if self.mend else self.what
+
+
+class StoreError(CuratorError):
+    """The store is missing, damaged or in use."""
+
+
+class InputError(CuratorError):
+    """An image source, label file, recipe, option or query cannot be used as given."""
+
+
+class DiskFull(CuratorError):
+    """No space is left on the device; everything finished before is kept."""
+
+
+class AnswerIsNo(CuratorError):
+    """Nothing is broken, but the answer to the question is no."""
+
+    exit_code = 1
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """The close match to a mistyped name as a half sentence, or an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def some(items: Iterable[object], limit: int = 5) -> str:
+    """The first few items for a message, with the number of those left out."""
+    shown = [str(item) for item in items]
+    rest = f" and {len(shown) - limit} more" if len(shown) > limit else ""
+    return ", ".join(shown[:limit]) + rest

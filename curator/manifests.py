@@ -1,0 +1,352 @@
+"""Manifests: immutable training lists with their lineage.
+
+    selection -> rows in batches -> staging folder + sha256 -> renamed to manifests/NAME -> one row in the table
+
+The sha256 covers the rows and the parameters, not times, names or paths. The files hold no time either, so the same
+store versions and options give the same bytes.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+import curator
+from curator import progress, queries, selection
+from curator.errors import AnswerIsNo, InputError, some, suggestion
+from curator.schema import MANIFEST_ROW, MANIFESTS
+from curator.selection import Parameters
+from curator.store import Store, check_name
+
+if TYPE_CHECKING:
+    import duckdb
+
+LINEAGE_FILE = "_lineage.json"  # readers of a Parquet folder pass over names that begin with "_"
+FOOTER_KEY = b"curator.lineage"
+_BATCH = 65_536
+_FILE_ROWS = 64 * _BATCH
+_INPUTS = ("images", "labels", "reviews", "models", "classes")
+
+
+class Manifest(NamedTuple):
+    """A manifest that was built, found or, in a dry run, only thought of."""
+
+    name: str
+    path: Path
+    generation: int
+    rows: int
+    unique_images: int
+    sha256: str | None
+    lineage: dict[str, Any]
+
+    @property
+    def classes(self) -> list[dict[str, Any]]:
+        """Per class: candidates, kept, rows, most_copies, cut_off."""
+        found: list[dict[str, Any]] = self.lineage["classes"]
+        return found
+
+    @property
+    def short_classes(self) -> list[str]:
+        """Classes with candidates, but fewer of them than the quota."""
+        quota = self.lineage["parameters"]["per_class"]
+        return [c["class_name"] for c in self.classes if 0 < c["candidates"] < quota]
+
+    @property
+    def empty_classes(self) -> list[str]:
+        """Classes without a candidate."""
+        return [c["class_name"] for c in self.classes if not c["candidates"]]
+
+
+def build(
+    store: Store,
+    name: str | None,
+    options: dict[str, Any],
+    *,
+    as_of: str | None = None,
+    strict: bool = False,
+    dry_run: bool = False,
+) -> Manifest:
+    """Selects, balances, writes and publishes a manifest.
+
+    Args:
+        store: The store.
+        name: Its name, or None for g<generation>-<per_class>.
+        options: Fields of `selection.Parameters`; without a generation, the newest.
+        as_of: Name of a manifest whose recorded table versions are to be read instead of the newest.
+        strict: Whether a short or empty class is a reason to write nothing.
+        dry_run: Whether to write nothing anyway.
+
+    Raises:
+        InputError: An option is wrong, nothing can be selected, or the name is taken by other content.
+        AnswerIsNo: `strict`, and a class falls short.
+    """
+    versions = store.versions()
+    if as_of is not None:
+        versions |= find(store, as_of).lineage["tables"]
+    con = store.connect(versions)
+    try:
+        parameters = Parameters(**options | {"generation": _generation(con, options.get("generation"))})
+        name = name or f"g{parameters.generation}-{parameters.per_class}"
+        check_name("manifest", name)
+        path = store.path / "manifests" / name
+        published = _published(store).get(name)
+        if published is not None and published.lineage["parameters"] != parameters.values and not dry_run:
+            raise _taken(name, published, parameters)
+        progress.say(f"selecting from generation {parameters.generation}")
+        selection.select(con, parameters)
+        lineage = _lineage(con, parameters, versions)
+        rows = sum(c["rows"] for c in lineage["classes"])
+        unique = sum(c["kept"] for c in lineage["classes"])
+        manifest = Manifest(name, path, parameters.generation, rows, unique, None, lineage)
+        if not rows:
+            funnel = lineage["funnel"]
+            raise InputError(
+                f"nothing can be selected from generation {parameters.generation}: of {funnel['labeled']} labeled pool "
+                f"images {funnel['above_threshold']} pass with a confidence above {parameters.min_confidence}",
+                "lower --min-confidence, widen --where, or label the unlabeled split first",
+            )
+        if strict and (manifest.short_classes or manifest.empty_classes):
+            raise AnswerIsNo(
+                f"{len(manifest.short_classes)} classes have fewer candidates than {parameters.per_class} "
+                f"({some(manifest.short_classes) or 'none'}) and {len(manifest.empty_classes)} have none "
+                f"({some(manifest.empty_classes) or 'none'}); nothing was written",
+                "lower --per-class or --min-confidence, or leave --strict out",
+            )
+        return manifest if dry_run else _publish(store, con, manifest, parameters, published)
+    finally:
+        con.close()
+
+
+def find(store: Store, name: str) -> Manifest:
+    """A published manifest.
+
+    Raises:
+        InputError: There is none of that name.
+    """
+    published = _published(store)
+    if name not in published:
+        raise InputError(
+            f"there is no manifest '{name}'{suggestion(name, published)}",
+            "curator manifests, to see those there are; curator build-manifest, to make one",
+        )
+    return published[name]
+
+
+def published(store: Store) -> list[dict[str, Any]]:
+    """The manifests table without the lineage, oldest first."""
+    return store.rows("select * exclude (lineage) from manifests order by created_at, name")
+
+
+def _published(store: Store) -> dict[str, Manifest]:
+    return {
+        row["name"]: Manifest(
+            row["name"],
+            store.path / row["path"],
+            row["generation"],
+            row["rows"],
+            row["unique_images"],
+            row["sha256"],
+            json.loads(row["lineage"]),
+        )
+        for row in store.rows("select * from manifests")
+    }
+
+
+def _generation(con: duckdb.DuckDBPyConnection, asked: int | None) -> int:
+    """The generation to select from.
+
+    Raises:
+        InputError: It is not there, or none is.
+    """
+    there = [g["generation"] for g in queries.rows(con, "select distinct generation from labels order by generation")]
+    if not there:
+        raise InputError(
+            "no generation has soft labels yet",
+            "curator label --model NAME, or curator import-labels FILE ...",
+        )
+    if asked is not None and asked not in there:
+        raise InputError(f"there is no generation {asked}", f"--generation with one of {some(there, 20)}")
+    return int(there[-1] if asked is None else asked)
+
+
+def _lineage(con: duckdb.DuckDBPyConnection, parameters: Parameters, versions: dict[str, int]) -> dict[str, Any]:
+    """Everything that says how the rows came about, without times, names and paths."""
+    sql = selection.statement(parameters)
+    teacher = queries.rows(
+        con,
+        "select l.model, m.weights_hash"
+        " from (select any_value(model) as model from labels where generation = $generation) as l"
+        " left join models as m on m.model = l.model",
+        generation=parameters.generation,
+    )[0]
+    return {
+        "tool": f"curator {curator.__version__}",
+        "parameters": parameters.values,
+        "sql": sql,
+        "sql_sha256": hashlib.sha256(sql.encode()).hexdigest(),
+        "tables": {name: versions[name] for name in _INPUTS},
+        "model": teacher,
+        "funnel": selection.funnel(con, parameters),
+        "classes": selection.class_counts(con, parameters),
+    }
+
+
+def _taken(name: str, there: Manifest, parameters: Parameters | None) -> InputError:
+    why = "the store has changed since"
+    if parameters is not None:
+        had = there.lineage["parameters"]
+        differ = [f"{k} {had.get(k)} -> {v}" for k, v in parameters.values.items() if had.get(k) != v]
+        why = f"the options differ: {', '.join(differ)}"
+    return InputError(
+        f"the manifest '{name}' exists and has other content ({why})",
+        f"give the new one another name; a manifest never changes (to build '{name}' again as it was: --as-of {name})",
+    )
+
+
+def _publish(
+    store: Store,
+    con: duckdb.DuckDBPyConnection,
+    manifest: Manifest,
+    parameters: Parameters,
+    published: Manifest | None,
+) -> Manifest:
+    """Writes the files, moves them into place and commits the row."""
+    manifest.path.parent.mkdir(exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{manifest.name}-", dir=manifest.path.parent))
+    try:
+        staging.chmod(0o755)
+        sha256 = _write(con, manifest, parameters, staging)
+        if published is not None:
+            if published.sha256 != sha256:
+                raise _taken(manifest.name, published, None)
+            progress.say(f"the manifest '{manifest.name}' is there already, with the same content")
+            return published
+        lineage = manifest.lineage | {"sha256": sha256}
+        (staging / LINEAGE_FILE).write_text(json.dumps(lineage, indent=1) + "\n", "utf-8")
+        if manifest.path.exists():  # left by a build that died before its commit
+            shutil.rmtree(manifest.path)
+        staging.rename(manifest.path)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    row = {
+        "name": manifest.name,
+        "path": f"manifests/{manifest.name}",
+        "generation": manifest.generation,
+        "per_class": parameters.per_class,
+        "rows": manifest.rows,
+        "unique_images": manifest.unique_images,
+        "sha256": sha256,
+        "lineage": json.dumps(lineage),
+        "created_at": dt.datetime.now(dt.UTC),
+    }
+    store.append("manifests", pa.Table.from_pylist([row], MANIFESTS.schema))
+    return manifest._replace(sha256=sha256, lineage=lineage)
+
+
+def _write(con: duckdb.DuckDBPyConnection, manifest: Manifest, parameters: Parameters, folder: Path) -> str:
+    """Writes the rows as Parquet files and returns their sha256."""
+    digest = hashlib.sha256(json.dumps(parameters.changed, sort_keys=True).encode())
+    footer = {FOOTER_KEY: json.dumps(manifest.lineage, sort_keys=True)}
+    written = 0
+    last = (-1, 0)
+    writer: pq.ParquetWriter | None = None
+    batches = queries.batches(con, queries.text("manifest_rows"), _BATCH, **parameters.values)
+    with progress.progress("writing the manifest", manifest.unique_images, "rows") as advance:
+        for batch in batches:
+            last = _check_order(batch, last)
+            table = batch.drop_columns("rank").select(MANIFEST_ROW.schema.names).cast(MANIFEST_ROW.schema)
+            update_digest(digest, table)
+            if written % _FILE_ROWS == 0:
+                if writer is not None:
+                    writer.add_key_value_metadata(footer)
+                    writer.close()
+                writer = _open(folder / f"part-{written // _FILE_ROWS:05d}.parquet")
+            assert writer is not None
+            writer.write_table(table, row_group_size=_BATCH)
+            written += table.num_rows
+            advance(table.num_rows)
+    if writer is not None:
+        writer.add_key_value_metadata(footer)
+        writer.close()
+    if written != manifest.unique_images:
+        raise InputError(
+            f"{manifest.unique_images - written} selected images are not in the images table",
+            "the store is inconsistent: restore the images table, or import the labels again",
+        )
+    return digest.hexdigest()
+
+
+def _open(file: Path) -> pq.ParquetWriter:
+    return pq.ParquetWriter(
+        file,
+        MANIFEST_ROW.schema,
+        compression="zstd",
+        compression_level=3,
+        use_dictionary=[
+            "shard",
+            "source",
+            "label",
+            "class_name",
+            "copies",
+            "generation",
+            "top_classes.list.element",
+        ],
+        column_encoding={"top_probs.list.element": "BYTE_STREAM_SPLIT", "confidence": "BYTE_STREAM_SPLIT"},
+    )
+
+
+def _check_order(batch: pa.Table, last: tuple[int, int]) -> tuple[int, int]:
+    """Makes sure that rows come by label, then rank: readers rely on it, and an engine may reorder what it streams."""
+    label = np.concatenate([[last[0]], batch["label"].to_numpy()])
+    rank = np.concatenate([[last[1]], batch["rank"].to_numpy()])
+    same = label[1:] == label[:-1]
+    if (label[1:] < label[:-1]).any() or (rank[1:][same] != rank[:-1][same] + 1).any() or (rank[1:][~same] != 1).any():
+        raise RuntimeError("the rows of the manifest came out of order, or an image is in it twice")
+    return int(label[-1]), int(rank[-1])
+
+
+def update_digest(digest: hashlib._Hash, table: pa.Table) -> None:
+    """Adds the values of a table to a hash, column by column, independent of how Arrow laid them out."""
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        digest.update(name.encode())
+        for part in _bytes(column.combine_chunks()):
+            digest.update(part)
+
+
+def _bytes(array: pa.Array) -> Iterator[bytes | memoryview]:
+    """Nulls, lengths and values of an array as little-endian bytes."""
+    if isinstance(array, pa.ChunkedArray):
+        array = array.chunk(0) if array.num_chunks else pa.array([], array.type)
+    if array.null_count:
+        yield np.packbits(np.asarray(array.is_null())).tobytes()
+    if pa.types.is_list(array.type):
+        yield np.asarray(pc.fill_null(pc.list_value_length(array), -1)).astype("<i4").data
+        yield from _bytes(array.flatten())
+    elif pa.types.is_string(array.type):
+        filled = pc.fill_null(array, "")
+        yield np.asarray(pc.binary_length(filled)).astype("<i4").data
+        yield "".join(filled.to_pylist()).encode()
+    else:
+        zero = pa.scalar(0, pa.int64()).cast(array.type)
+        values = np.asarray(pc.fill_null(array, zero))
+        yield values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
+
+
+def read_lineage(path: Path) -> dict[str, Any]:
+    """The lineage in the footer of the first file of a manifest folder."""
+    file = next(iter(sorted(path.glob("part-*.parquet"))), None)
+    if file is None:
+        raise InputError(f"there is no manifest in '{path}'", "build it again under its name with --as-of")
+    lineage: dict[str, Any] = json.loads(pq.read_metadata(file).metadata[FOOTER_KEY])
+    return lineage

@@ -1,0 +1,1 @@
+"""The recipes; they ship as data of the curator package."""

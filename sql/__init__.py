@@ -1,0 +1,1 @@
+"""The queries; they ship as data of the curator package."""

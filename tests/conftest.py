@@ -1,0 +1,102 @@
+"""One store small enough to read, and the ways to call the tool that every test shares.
+
+The pool of the fixture store: nine images, three classes, labeled by the outside model "outside" as generation 0.
+
+    image     a     b     c     d     e     f     g     h     i
+    cat      .90   .80   .80   .50   .10   .10   .20   .34   .30
+    dog      .05   .10   .15   .30   .70   .60   .20   .33   .40
+    owl      .05   .10   .05   .20   .20   .30   .60   .33   .30
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from curator import cli
+from curator.images import add_images
+from curator.labels import import_labels
+from curator.store import Store
+
+CLASSES = ["cat", "dog", "owl"]
+PROBS = {
+    "a": (0.90, 0.05, 0.05),
+    "b": (0.80, 0.10, 0.10),
+    "c": (0.80, 0.15, 0.05),
+    "d": (0.50, 0.30, 0.20),
+    "e": (0.10, 0.70, 0.20),
+    "f": (0.10, 0.60, 0.30),
+    "g": (0.20, 0.20, 0.60),
+    "h": (0.34, 0.33, 0.33),
+    "i": (0.30, 0.40, 0.30),
+}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """The fixture store, at tmp_path/store, images not scanned."""
+    made = Store.create(tmp_path / "store", CLASSES)
+    uris = [f"pool/{name}.jpg" for name in PROBS]
+    pq.write_table(pa.table({"uri": uris}), tmp_path / "pool.parquet")
+    add_images(made, str(tmp_path / "pool.parquet"), "unlabeled", scan=False)
+    probs = pa.array([list(p) for p in PROBS.values()], pa.list_(pa.float32()))
+    pq.write_table(pa.table({"uri": uris, "probs": probs}), tmp_path / "probs.parquet")
+    import_labels(made, str(tmp_path / "probs.parquet"), 0, "outside")
+    return made
+
+
+@pytest.fixture
+def ids(store: Store) -> dict[str, int]:
+    """Image ids of the fixture store by the image's letter."""
+    return {row["uri"][5]: row["image_id"] for row in store.rows("select image_id, uri from images")}
+
+
+class Answer:
+    """What a command printed and returned."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The document on standard output; nothing else may be there."""
+        found: dict[str, Any] = json.loads(self.out)
+        return found
+
+
+@pytest.fixture
+def curator(capfd: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """Runs the command line inside this process: curator("show", "a", "--store", s)."""
+
+    def call(*arguments: object) -> Answer:
+        code = cli.run([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return Answer(code, out, err)
+
+    return call
+
+
+@pytest.fixture
+def process() -> Callable[..., Answer]:
+    """Runs the command line as a process of its own, as a user would."""
+
+    def call(*arguments: object, **options: Any) -> Answer:
+        done = subprocess.run(
+            [Path(sys.executable).with_name("curator"), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            env=os.environ | options.pop("env", {}),
+            **options,
+        )
+        return Answer(done.returncode, done.stdout, done.stderr)
+
+    return call

@@ -1,0 +1,281 @@
+import contextlib
+import io
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFile, ImageOps
+
+from curator import decode as module
+from curator.decode import Scan, UnreadableImage, decode, scan
+
+
+def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Smooth colour noise, grain and a few shapes."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.random((6, 8, 3)).astype(np.float32) * 255
+    smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    image = Image.fromarray(np.clip(smooth + rng.normal(0, 4, smooth.shape), 0, 255).astype(np.uint8))
+    draw = ImageDraw.Draw(image)
+    for _ in range(4):
+        x, y = int(rng.integers(width)), int(rng.integers(height))
+        colour = tuple(int(v) for v in rng.integers(0, 256, 3))
+        draw.ellipse((x, y, x + width // 3, y + height // 4), fill=colour)
+    return image
+
+
+def encode(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def as_timm(data: bytes) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+
+
+def orientation(value: int, kind: type = int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = kind(value)
+    exif[0x010F] = "a camera"
+    return exif
+
+
+PICTURE = photograph(90, 70)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_equals_pillow(kind: str, mode: str) -> None:
+    data = encode(PICTURE.convert(mode), kind)
+    pixels = decode(data)
+    assert pixels.shape == (70, 90, 3)
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.c_contiguous
+    # Both use libjpeg-turbo; the tolerance is for builds that do not share a version.
+    assert np.abs(pixels.astype(int) - as_timm(data)).max() <= (3 if kind == "JPEG" else 0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("RGB", {"progressive": True}),
+        ("RGB", {"subsampling": "4:4:4", "keep_rgb": True}),
+        ("RGB", {"subsampling": "4:2:2"}),
+        ("RGB", {"restart_marker_rows": 1}),
+        ("RGB", {"icc_profile": bytes(3000)}),
+        ("L", {"progressive": True}),
+        ("CMYK", {}),
+        ("CMYK", {"progressive": True}),
+    ],
+)
+def test_jpeg_variants(mode: str, options: dict[str, object]) -> None:
+    data = encode(PICTURE.convert(mode), "JPEG", quality=90, **options)
+    assert np.abs(decode(data).astype(int) - as_timm(data)).max() <= 3
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1)])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_smallest(size: tuple[int, int], kind: str) -> None:
+    data = encode(PICTURE.resize(size), kind)
+    assert decode(data).shape == (size[1], size[0], 3)
+    assert scan(data)[:2] == size
+
+
+@pytest.mark.parametrize("value", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_exif_orientation(value: int, kind: str) -> None:
+    data = encode(PICTURE, kind, exif=orientation(value))
+    expected = as_timm(data)
+    assert expected.shape == ((70, 90, 3) if value < 5 else (90, 70, 3))
+    pixels = decode(data)
+    assert pixels.shape == expected.shape
+    assert np.abs(pixels.astype(int) - expected).max() <= 3
+    assert scan(data)[:2] == (expected.shape[1], expected.shape[0])
+
+
+def test_only_turned_jpegs_go_through_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    real = module._decode_with_pillow
+    monkeypatch.setattr(module, "_decode_with_pillow", lambda data: calls.append(1) or real(data))
+    decode(encode(PICTURE, "JPEG"))
+    decode(encode(PICTURE, "JPEG", exif=orientation(1)))
+    decode(encode(PICTURE.convert("L"), "JPEG", exif=orientation(1)))
+    assert not calls
+    decode(encode(PICTURE, "JPEG", exif=orientation(6)))
+    assert len(calls) == 1
+
+
+def test_xmp_and_big_endian_orientation() -> None:
+    xmp = encode(PICTURE, "JPEG", xmp=b'<x:xmpmeta><rdf tiff:Orientation="6"/></x:xmpmeta>')
+    assert decode(xmp).shape == (90, 70, 3)
+    big = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x08\0\0\0\0\0\0"
+    assert decode(encode(PICTURE, "JPEG", exif=big)).shape == (90, 70, 3)
+    upright = big.replace(b"\0\x08\0\0\0\0\0\0", b"\0\x01\0\0\0\0\0\0")
+    assert decode(encode(PICTURE, "JPEG", exif=upright)).shape == (70, 90, 3)
+
+
+def test_16_bit_grey_is_scaled() -> None:
+    values = np.linspace(0, 65535, 60 * 80).astype(np.uint16).reshape(60, 80)
+    expected = np.rint(values / 257).astype(np.uint8)
+    big = Image.fromarray(values.astype(">u2"))  # I;16B
+    for data in (
+        encode(Image.fromarray(values), "PNG"),
+        encode(Image.fromarray(values), "TIFF"),
+        encode(big, "TIFF"),
+        encode(Image.fromarray(values.astype(np.int32)), "TIFF"),
+    ):
+        pixels = decode(data)
+        assert pixels.flags.c_contiguous
+        for channel in range(3):
+            np.testing.assert_array_equal(pixels[..., channel], expected)
+
+
+def test_pixels_without_a_range_are_refused() -> None:
+    with pytest.raises(UnreadableImage, match="floating point"):
+        decode(encode(Image.fromarray(np.ones((5, 5), np.float32)), "TIFF"))
+    with pytest.raises(UnreadableImage, match="0 to 65535"):
+        decode(encode(Image.fromarray(np.full((5, 5), 70000, np.int32)), "TIFF"))
+
+
+def test_transparency_is_dropped() -> None:
+    alpha = Image.linear_gradient("L").resize(PICTURE.size)
+    rgba = PICTURE.copy()
+    rgba.putalpha(alpha)
+    np.testing.assert_array_equal(decode(encode(rgba, "PNG")), np.asarray(PICTURE))
+    grey = PICTURE.convert("LA")
+    grey.putalpha(alpha)
+    np.testing.assert_array_equal(decode(encode(grey, "PNG"))[..., 0], np.asarray(PICTURE.convert("L")))
+    palette = PICTURE.quantize(64)
+    expected = np.asarray(palette.convert("RGB"))
+    for transparency in (3, bytes(range(0, 256, 4)), None):
+        options = {} if transparency is None else {"transparency": transparency}
+        np.testing.assert_array_equal(decode(encode(palette, "PNG", **options)), expected)
+    np.testing.assert_array_equal(decode(encode(PICTURE.convert("1"), "PNG"))[..., 1] % 255, 0)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty file"),
+        (b"some text, not an image\n" * 30, "not an image"),
+        (b"\xff\xd8", "not an image"),
+        (b"\xff\xd8\xff\xe0 nonsense", "truncated JPEG"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
+        (bytes(1000), "not an image"),
+    ],
+)
+def test_not_images(data: bytes, reason: str) -> None:
+    for function in (decode, scan):
+        with pytest.raises(UnreadableImage) as caught:
+            function(data)
+        assert str(caught.value) == reason
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"exif": orientation(6)}])
+def test_no_cut_of_a_jpeg_passes(mode: str, options: dict[str, object]) -> None:
+    data = encode(PICTURE.convert(mode), "JPEG", **options)
+    for length in range(3, len(data), 7):
+        with pytest.raises(UnreadableImage):
+            decode(data[:length])
+    for length in (len(data) - 2, len(data) - 1):
+        with pytest.raises(UnreadableImage, match=r"^truncated JPEG$"):
+            decode(data[:length])
+    with pytest.raises(UnreadableImage, match=r"Corrupt JPEG data|Invalid progressive"):
+        decode(data[: len(data) // 2] + b"\xff\xd9")  # an end marker hides the cut from Pillow
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF"])
+def test_a_cut_file_is_refused_or_whole(kind: str) -> None:
+    """A file may end early only where no pixel is missing, as in the last chunk of a PNG."""
+    data = encode(PICTURE, kind)
+    whole = decode(data)
+    for length in range(1, len(data), max(1, len(data) // 150)):
+        try:
+            pixels = decode(data[:length])
+        except UnreadableImage:
+            continue
+        assert length > len(data) - 30
+        np.testing.assert_array_equal(pixels, whole)
+
+
+def test_damage_never_raises_anything_else() -> None:
+    rng = np.random.default_rng(5)
+    for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "PPM", "AVIF"):
+        data = encode(PICTURE.resize((30, 20)), kind)
+        for _ in range(60):
+            damaged = bytearray(data)
+            for at in rng.integers(0, len(data), 4):
+                damaged[at] = rng.integers(256)
+            with contextlib.suppress(UnreadableImage):
+                assert decode(bytes(damaged)).dtype == np.uint8
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_decompression_bomb(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode(PICTURE, kind)
+    for limit in (90 * 70 - 1, 1000):  # Pillow warns at the first and raises at the second
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with pytest.raises(UnreadableImage, match="limit"):
+            decode(data)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 90 * 70)
+    assert decode(data).shape == (70, 90, 3)
+
+
+def test_pillow_must_not_hide_truncation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(RuntimeError, match="LOAD_TRUNCATED_IMAGES"):
+        decode(encode(PICTURE, "PNG"))
+
+
+def test_threads_agree_with_one_thread() -> None:
+    files = [encode(photograph(60, 50, seed), kind) for seed in range(8) for kind in ("JPEG", "PNG")]
+    files.append(encode(PICTURE.quantize(64), "PNG", transparency=bytes(range(0, 256, 4))))
+    alone = [scan(data) for data in files]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(scan, files * 5)) == alone * 5
+
+
+def test_scan_hashes() -> None:
+    data = encode(PICTURE, "PNG")
+    result = scan(data)
+    assert isinstance(result, Scan)
+    assert result == scan(data)
+    assert len(result.content_hash) == 32
+    assert result.content_hash != scan(encode(PICTURE, "PNG", compress_level=1)).content_hash
+    assert result.phash == scan(encode(PICTURE, "PNG", compress_level=1)).phash
+    assert -(2**63) <= result.phash < 2**63
+
+
+def test_phash_by_its_definition() -> None:
+    """Bits from a plain DCT-II: row by row, the DC term first and most significant."""
+    side = np.arange(32)
+    basis = np.cos(np.pi * side[:, None] * (2 * side + 1) / 64) * np.where(side[:, None], 1, 2**-0.5) / 4
+    picture = photograph(32, 32, 3).convert("L")
+    low = (basis @ np.asarray(picture, np.float64) @ basis.T)[:8, :8].ravel()
+    text = "".join("1" if value > np.median(low[1:]) else "0" for value in low)
+    value = int(text, 2)
+    assert scan(encode(picture, "PNG")).phash == (value - 2**64 if value >= 2**63 else value)
+
+
+def bits_apart(a: int, b: int) -> int:
+    return ((a ^ b) & (2**64 - 1)).bit_count()
+
+
+def test_phash_survives_encoding_and_tells_pictures_apart() -> None:
+    pictures = [photograph(200, 150, seed) for seed in range(12)]
+    hashes = [scan(encode(picture, "PNG")).phash for picture in pictures]
+    for picture, value in zip(pictures, hashes, strict=True):
+        for other in (
+            encode(picture, "JPEG", quality=50),
+            encode(picture, "WEBP", quality=60),
+            encode(picture.resize((140, 110)), "JPEG", quality=85),
+        ):
+            assert bits_apart(value, scan(other).phash) <= 6
+    apart = [bits_apart(a, b) for i, a in enumerate(hashes) for b in hashes[:i]]
+    assert min(apart) > 12

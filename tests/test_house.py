@@ -1,0 +1,159 @@
+"""Rules of the house: which module may import which, and what a start of the command line may load."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent.parent / "curator"
+
+# Every module of the package, from the foundation upward. A module may import those above its own line and no
+# other, inside functions too, so that the steps of the method form one route: each reads only what earlier
+# steps wrote. A new module goes in below all that it imports.
+ORDER = [
+    "errors",
+    "schema",
+    "progress",
+    "queries",
+    "store",
+    "decode",
+    "images",
+    "softlabels",
+    "labels",
+    "reviews",
+    "selection",
+    "manifests",
+    "render",
+    "recipes",
+    "draws",
+    "augment",
+    "loader",
+    "network",
+    "losses",
+    "training",
+    "labeling",
+    "evaluation",
+    "demo",
+    "__init__",
+    "cli",
+    "__main__",
+]
+
+# The modules that may import torch and timm when they are loaded. The others, the whole selection path among
+# them, work where torch is not installed: they import these only inside the functions that need them.
+TORCH = {"augment", "loader", "network", "losses", "training", "labeling", "evaluation", "demo"}
+
+# Folders that are packages only so that the wheel carries their files; they hold no code.
+DATA = {"sql", "models"}
+
+# What a call for help must not load, because each costs a good part of a second.
+HEAVY = {"torch", "timm", "cv2", "pyarrow", "duckdb", "deltalake"}
+
+
+def modules() -> dict[str, ast.Module]:
+    """The parsed modules of the package, by dotted name inside it."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
+        found[name] = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    assert found, f"no modules in {PACKAGE}"
+    return found
+
+
+def anywhere(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every node, inside functions too."""
+    return ast.walk(tree)
+
+
+def at_load(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes that run when the module is imported: none in a function or under `if TYPE_CHECKING`."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(child, ast.If) and ast.unparse(child.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            for other in child.orelse:
+                yield other
+                yield from at_load(other)
+            continue
+        yield child
+        yield from at_load(child)
+
+
+def imported(nodes: Iterator[ast.AST], name: str, known: set[str]) -> set[tuple[str, int]]:
+    """The modules that import statements name, each with its line; those of the package as `curator.NAME`.
+
+    `from curator import NAME` is the module NAME where there is one, else a name of `curator.__init__`.
+    """
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            dotted = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = f"curator.{name}".split(".")[: -node.level]
+                base = ".".join([*above, *([node.module] if node.module else [])])
+            dotted = [f"{base}.{alias.name}" for alias in node.names] if base == "curator" else [base]
+        else:
+            continue
+        for target in dotted:
+            top, _, rest = target.partition(".")
+            if top == "curator":
+                inside = rest if rest in known or "." in rest else "__init__"
+                target = f"curator.{inside}"
+            found.add((target, node.lineno))
+    return found
+
+
+def test_import_direction() -> None:
+    trees = modules()
+    unplaced = sorted(trees.keys() - set(ORDER))
+    assert not unplaced, f"place {', '.join(unplaced)} in ORDER of {__file__}, below all that it imports"
+    assert len(ORDER) == len(set(ORDER)), "a module stands in ORDER twice"
+    place = {name: rank for rank, name in enumerate(ORDER)}
+    wrong = []
+    for name, tree in trees.items():
+        for target, line in sorted(imported(anywhere(tree), name, set(ORDER) | DATA)):
+            inside = target.removeprefix("curator.")
+            if target == inside or inside in DATA:
+                continue
+            if inside not in place:
+                wrong.append(f"curator/{name}.py:{line}: curator.{inside} is not in ORDER")
+            elif place[inside] >= place[name]:
+                wrong.append(f"curator/{name}.py:{line}: imports {inside}, which comes after {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_torch_stays_in_its_modules() -> None:
+    assert set(ORDER) >= TORCH
+    wrong = []
+    for name, tree in modules().items():
+        if name in TORCH:
+            continue
+        for target, line in sorted(imported(at_load(tree), name, set(ORDER) | DATA)):
+            top, inside = target.split(".")[0], target.removeprefix("curator.")
+            if top in ("torch", "torchvision", "timm") or inside in TORCH:
+                wrong.append(f"curator/{name}.py:{line}: import {target} inside the function that needs it")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = """
+import json, sys
+from curator.cli import main
+sys.argv = ["curator", "build-manifest", "--help"]
+try:
+    code = main()
+except SystemExit as stop:
+    code = stop.code
+print(json.dumps([code or 0, sorted(sys.modules)]), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=60)
+    assert done.returncode == 0, done.stderr
+    code, loaded = json.loads(done.stderr)
+    assert code == 0
+    assert "--per-class" in done.stdout
+    assert not HEAVY & set(loaded)

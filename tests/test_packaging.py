@@ -1,0 +1,175 @@
+"""The wheel holds one package with its queries and recipes, and works away from the checkout."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CLASSES = ["ant", "bee", "cat", "dog"]
+PIP = [sys.executable, "-m", "pip", "--isolated", "--disable-pip-version-check", "-qq"]
+
+
+def must(*command: str | Path, cwd: Path) -> str:
+    """Run a command that has to succeed; its standard output."""
+    done = subprocess.run(
+        command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", timeout=240
+    )
+    assert done.returncode == 0, f"exit {done.returncode}: {command}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel built from a copy of the sources, so that the checkout gets no build folder."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    # safe.directory: the checkout may belong to another user than the one who runs the tests.
+    git = ["git", "-c", "safe.directory=*"]
+    for name in must(*git, "ls-files", "-zco", "--exclude-standard", cwd=ROOT).split("\0"):
+        if name and (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, source / name)
+    must(*PIP, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", out, source, cwd=out)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@dataclass(frozen=True)
+class Installed:
+    """An environment with the wheel in it, and an empty folder to work in."""
+
+    prefix: Path
+    work: Path
+
+    @property
+    def bin(self) -> Path:
+        """The folder of the environment's programs."""
+        return self.prefix / ("Scripts" if os.name == "nt" else "bin")
+
+    def run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a program of the environment with no variables but these."""
+        environment = {"PATH": os.defpath, "HOME": str(self.work), "LC_ALL": "C.UTF-8"}
+        return subprocess.run(
+            [self.bin / program, *arguments],
+            cwd=self.work,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=120,
+        )
+
+    def answer(self, *arguments: str) -> dict:
+        """The JSON document that a curator command prints, which has to exit 0."""
+        done = self.run("curator", *arguments, "--store", "s", "--json")
+        assert done.returncode == 0, f"exit {done.returncode}: {arguments}\n{done.stdout}{done.stderr}"
+        return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """The wheel in a fresh environment that sees the third-party packages of the running interpreter.
+
+    They are seen through a .pth file with their folder. Python does not run the .pth files of a folder
+    added in that way, so the editable install of curator beside them stays unseen.
+    """
+    prefix = tmp_path_factory.mktemp("environment")
+    venv.create(prefix, with_pip=False, symlinks=os.name != "nt")
+    inside = Installed(prefix, tmp_path_factory.mktemp("empty"))
+    pip = [*PIP, "--python", inside.bin / "python"]
+    must(*pip, "install", "--no-deps", "--no-index", wheel, cwd=inside.work)
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = Path(must(inside.bin / "python", "-c", code, cwd=inside.work).strip())
+    outer = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
+    (site / "outer.pth").write_text("\n".join(outer) + "\n", encoding="utf-8")
+    return inside
+
+
+def test_wheel_contents(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    top = {name.split("/")[0] for name in names}
+    assert {name for name in top if not name.endswith(".dist-info")} == {"curator"}
+    assert sum(name.endswith(".dist-info") for name in top) == 1
+    assert "curator/py.typed" in names
+    tracked = {
+        "curator/" + path.relative_to(ROOT).as_posix()
+        for pattern in ("sql/**/*.sql", "models/*.toml")
+        for path in ROOT.glob(pattern)
+    }
+    assert {Path(name).suffix for name in tracked} == {".sql", ".toml"}
+    assert tracked <= set(names)
+
+
+def test_curator_is_the_installed_one(installed: Installed) -> None:
+    code = "import curator, numpy; print(curator.__file__); print(numpy.__file__)"
+    done = installed.run("python", "-c", code)
+    assert done.returncode == 0, done.stderr
+    curator, numpy = (Path(line).resolve() for line in done.stdout.splitlines())
+    assert curator.is_relative_to(installed.prefix.resolve())
+    assert numpy == Path(np.__file__).resolve()
+
+
+def test_queries_and_recipes_are_installed(installed: Installed) -> None:
+    code = (
+        "from importlib.resources import files\n"
+        "for folder, end in (('sql', '.sql'), ('models', '.toml')):\n"
+        "    print(sum(entry.name.endswith(end) for entry in files('curator').joinpath(folder).iterdir()))\n"
+    )
+    done = installed.run("python", "-c", code)
+    assert done.returncode == 0, done.stderr
+    want = [len(list(ROOT.glob(pattern))) for pattern in ("sql/*.sql", "models/*.toml")]
+    assert [int(line) for line in done.stdout.split()] == want
+
+
+def test_help(installed: Installed) -> None:
+    done = installed.run("curator", "--help")
+    assert done.returncode == 0, done.stderr
+    for command in ("init", "add-images", "import-labels", "build-manifest"):
+        assert command in done.stdout
+    assert done.stderr == ""
+
+
+def test_from_listing_to_manifest(installed: Installed) -> None:
+    # Four classes: ant has more candidates than the quota, bee is short, cat has only images under the
+    # threshold and dog never wins.
+    won = [0] * 8 + [1] * 2 + [2] * 3
+    top = np.array([0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.7, 0.5, 0.29, 0.28, 0.27])
+    probs = np.repeat(((1 - top) / 3)[:, None], 4, axis=1)
+    probs[np.arange(13), won] = top
+    uris = [f"pool/{i:02d}.jpg" for i in range(13)]
+    work = installed.work
+    (work / "classes.txt").write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
+    pq.write_table(pa.table({"uri": uris, "split": ["unlabeled"] * 13}), work / "list.parquet")
+    column = pa.array(list(probs.astype("float32")), pa.list_(pa.float32()))
+    pq.write_table(pa.table({"uri": uris, "probs": column}), work / "p.parquet")
+
+    assert "store" in installed.answer("init", "--classes", "classes.txt")
+    added = installed.answer("add-images", "list.parquet", "--split", "unlabeled", "--no-scan")
+    assert (added["added"], added["already_present"], added["total"]) == (13, 0, 13)
+    taken = installed.answer("import-labels", "p.parquet", "--generation", "0", "--model", "outside")
+    assert (taken["generation"], taken["images"], taken["rejected"]) == (0, 13, 0)
+    built = installed.answer("build-manifest", "a", "--per-class", "5")
+    assert built["name"] == "a"
+    assert built["unique_images"] == 7
+    assert built.keys() >= {"rows", "classes", "short_classes", "empty_classes", "sha256"}
+
+    rows = pq.read_table(work / built["path"]).to_pylist()
+    assert [(row["class_name"], row["uri"], row["copies"]) for row in rows] == [
+        *(("ant", uri, 1) for uri in uris[:5]),
+        ("bee", uris[8], 3),
+        ("bee", uris[9], 2),
+    ]
+    again = installed.answer("build-manifest", "b", "--per-class", "5")
+    assert again["sha256"] == built["sha256"]
