@@ -162,6 +162,7 @@ _OPERATIONS: dict[str, Operation] = {
     "translate_x": lambda image, level, fill: _affine(image, 1, 0, level * 0.45 * image.shape[1], 0, 1, 0, fill),
     "translate_y": lambda image, level, fill: _affine(image, 1, 0, 0, 0, 1, level * 0.45 * image.shape[0], fill),
 }
+OPERATIONS = tuple(_OPERATIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +193,7 @@ class Augmentation:
     flip: float = 0.5
     randaugment_ops: int = 0
     magnitude: float = 0.0
-    operations: tuple[str, ...] = tuple(_OPERATIONS)
+    operations: tuple[str, ...] = OPERATIONS
     cutout: float = 0.0
     fill: Colour = (128, 128, 128)
 
@@ -246,6 +247,12 @@ def augment(image: Pixels, how: Augmentation, draws: npt.NDArray[np.float64], ou
         side = round(how.cutout * size)
         x, y = int(u[_CUTOUT] * size) - side // 2, int(u[_CUTOUT + 1] * size) - side // 2
         out[max(y, 0) : max(y + side, 0), max(x, 0) : max(x + side, 0)] = how.fill
+
+
+def single_threaded() -> None:
+    """Keeps OpenCV and torch from opening threads of their own below the calling thread, which is one of many."""
+    cv2.setNumThreads(1)
+    _torch().set_num_threads(1)
 
 
 def center_crop(image: Pixels, size: int, crop: float, out: Pixels) -> None:

@@ -8,11 +8,15 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from typing import Any
 
-import click
+import typer
 
-from curator.commands import app, images, labels, manifests, sql  # noqa: F401 - importing registers the commands
+from curator.commands import app, images, labels, manifests, models, sql  # noqa: F401 - importing registers the commands
 from curator.errors import CuratorError, DiskFull
+
+# typer brings its own copy of click, whose usage errors have no public name.
+UsageError: Any = typer.BadParameter.__mro__[1]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -30,13 +34,11 @@ def run(arguments: list[str] | None = None) -> int:
         code = app(arguments, standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
-    except click.exceptions.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         return _interrupted()
-    except KeyboardInterrupt:
-        return _interrupted()
-    except click.ClickException as error:
+    except UsageError as error:
         error.show()
-        return error.exit_code
+        return 2
     except CuratorError as error:
         return _failed(error)
     except BrokenPipeError:

@@ -43,7 +43,7 @@ _PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 _FAST_COLOURS = ("RGB", "YCbCr", "Gray")
 
 
-class UnreadableImage(ValueError):  # noqa: N818 - named for what it says about the file
+class UnreadableImage(ValueError):
     """The bytes are no complete image; the message is a short reason such as "truncated JPEG"."""
 
 

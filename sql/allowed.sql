@@ -6,7 +6,7 @@ select p.*
 from pool as p
 join (
     select
-        image_id, uri, shard, byte_offset, byte_length, width, height, content_hash, phash, status, added_at
+        image_id, uri, shard, byte_offset, byte_length, width, height, content_hash, phash, status, problem, added_at
     from stored_images
 ) as i using (image_id)
 left join stored_classes as c using (label)

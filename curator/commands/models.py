@@ -1,0 +1,114 @@
+"""Commands that train, label, evaluate and demonstrate; torch is loaded only when one of them runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from curator import render
+from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Option(help="Name of a recipe that comes with the tool, or a .toml file.")],
+    manifest: Annotated[str | None, typer.Option(help="Manifest to train on together with the labeled split.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model.", show_default="g<generation>-<recipe>")] = None,
+    init: Annotated[str | None, typer.Option(help="Model whose weights to start from.")] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change of the recipe, e.g. schedule.steps=100."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    threads: Annotated[int | None, typer.Option(help="Loader threads.", show_default="one a core")] = None,
+    store: StoreOption = DEFAULT_STORE,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Trains a teacher on the labeled split or, with a manifest, a noisy student.
+
+    Example: curator train --recipe tiny-student --manifest g0-300
+    """
+    from curator import training
+    from curator.store import Store
+
+    done = training.train(Store(store), recipe, manifest, name, init, change, resume, threads)
+    top1 = "no holdout to evaluate on" if done.top1 is None else f"top-1 {done.top1:.2%} on the holdout"
+    lines = [
+        f"model '{done.model}', generation {done.generation}: {done.steps} steps, {top1}",
+        f"{done.images_per_second:.0f} images/s, {done.input_bound:.0%} of the time spent waiting for images",
+    ]
+    if done.failed:
+        lines += [f"{done.failed} images could not be read and did not count:", *(f"  {p}" for p in done.problems)]
+    render.answer(done._asdict(), json, "\n".join(lines))
+
+
+@app.command()
+def label(
+    model: Annotated[str, typer.Option(help="The teacher.")],
+    split: Annotated[list[str] | None, typer.Option(help="Split to label.", show_default="all")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images of a forward pass.")] = 64,
+    threads: Annotated[int | None, typer.Option(help="Decoding threads.", show_default="one a core")] = None,
+    store: StoreOption = DEFAULT_STORE,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Gives soft labels to every image that the model has not labeled yet. Run again, it goes on where it stopped.
+
+    Example: curator label --model g0-tiny-teacher
+    """
+    from curator import labeling
+    from curator.store import Store
+
+    done = labeling.label(Store(store), model, split, batch_size, threads)
+    rate = f"{done.images_per_second:.0f} images/s"
+    lines = [f"generation {done.generation}: {done.images} images labeled by '{model}', {rate}"]
+    if done.already_labeled:
+        lines.append(f"{done.already_labeled} were labeled before")
+    if done.failed:
+        lines += [f"{done.failed} images could not be read and have no label:", *(f"  {p}" for p in done.problems)]
+    render.answer(done._asdict(), json, "\n".join(lines))
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Option(help="The model.")],
+    threads: Annotated[int | None, typer.Option(help="Decoding threads.", show_default="one a core")] = None,
+    store: StoreOption = DEFAULT_STORE,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Accuracy and calibration of a model on the holdout.
+
+    Example: curator evaluate --model g1-tiny-student
+    """
+    from curator import evaluation
+    from curator.store import Store
+
+    done = evaluation.evaluate(Store(store), model, threads)
+    text = (
+        f"{model}: top-1 {done.top1:.2%} (95 % interval {done.top1_low:.2%} to {done.top1_high:.2%}), "
+        f"top-5 {done.top5:.2%}, ECE {done.ece:.3f}, {done.images} holdout images"
+    )
+    render.answer(done._asdict(), json, text)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="New folder for the pictures and the store.")] = Path("demo"),
+    tune: Annotated[
+        bool,
+        typer.Option("--tune", help="Report on images outside the holdout, to try settings without looking at it."),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the split, with --tune.")] = 0,
+    quiet: QuietOption = False,
+) -> None:
+    """Runs the whole route on 5,000 handwritten digits: teacher, soft labels, manifest, noisy student.
+
+    Example: curator demo demo
+    """
+    from curator import cli, demo
+
+    demo.play(cli.run, folder, tune, seed)

@@ -1,0 +1,110 @@
+"""Accuracy and calibration of a model on the holdout."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from curator import progress, queries
+from curator.errors import InputError
+from curator.inference import predict
+from curator.network import Network, load
+from curator.recipes import Recipe
+from curator.store import Store
+
+_BATCH = 128
+_BINS = 15
+
+
+class Evaluation(NamedTuple):
+    """Figures on the holdout; shares between 0 and 1."""
+
+    model: str
+    generation: int
+    images: int
+    top1: float
+    top1_low: float  # 95 % Wilson interval
+    top1_high: float
+    top5: float
+    ece: float
+    confidence: float  # mean top-1 probability
+    failed: int
+
+
+def evaluate(store: Store, model: str, threads: int | None = None) -> Evaluation:
+    """Evaluates a registered model on the holdout split."""
+    network, recipe, row = load(store, model)
+    return evaluate_network(store, network, recipe, model, row["generation"], threads)
+
+
+def evaluate_network(
+    store: Store, network: Network, recipe: Recipe, model: str, generation: int, threads: int | None = None
+) -> Evaluation:
+    """Evaluates a network, in eval mode, on the holdout split.
+
+    Raises:
+        InputError: The store has no holdout, or no image of it can be read.
+    """
+    con = store.connect()
+    try:
+        total = queries.rows(con, f"select count(*) as n from ({queries.text('holdout_rows')})")[0]["n"]
+        if not total:
+            raise InputError("the store has no holdout images", "curator add-images FOLDER --split holdout")
+        tables = queries.batches(con, queries.text("holdout_rows"), _BATCH)
+        probs: list[npt.NDArray[np.float32]] = []
+        labels: list[npt.NDArray[np.int64]] = []
+        failed = 0
+        with progress.progress(f"evaluating {model}", total) as advance:
+            for answer in predict(network, recipe, store.root, tables, threads):
+                failed += len(answer.failed)
+                if len(answer.good):
+                    probs.append(answer.probs)
+                    labels.append(answer.rows["label"].to_numpy()[answer.good].astype(np.int64))
+                advance(answer.rows.num_rows)
+    finally:
+        con.close()
+    if not probs:
+        raise InputError("no holdout image can be read", "check that the files are where the store expects them")
+    p, y = np.concatenate(probs), np.concatenate(labels)
+    order = np.argsort(-p, axis=1, kind="stable")
+    top1 = order[:, 0] == y
+    low, high = wilson(int(top1.sum()), len(y))
+    return Evaluation(
+        model=model,
+        generation=generation,
+        images=len(y),
+        top1=float(top1.mean()),
+        top1_low=low,
+        top1_high=high,
+        top5=float((order[:, :5] == y[:, None]).any(axis=1).mean()),
+        ece=expected_calibration_error(p.max(axis=1), top1),
+        confidence=float(p.max(axis=1).mean()),
+        failed=failed,
+    )
+
+
+def wilson(right: int, total: int, z: float = 1.959964) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson, "Probable inference", JASA 1927)."""
+    if not total:
+        return 0.0, 1.0
+    share = right / total
+    scale = 1 + z * z / total
+    centre = (share + z * z / (2 * total)) / scale
+    half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total)) / scale
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def expected_calibration_error(confidence: npt.NDArray[np.floating], right: npt.NDArray[np.bool_]) -> float:
+    """ECE over 15 equal bins of confidence (Guo et al., "On calibration of modern neural networks", ICML 2017).
+
+    Args:
+        confidence: [N] top-1 probabilities.
+        right: [N] whether the top-1 class is the true one.
+    """
+    bins = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
+    counts = np.bincount(bins, minlength=_BINS)
+    gaps = np.abs(np.bincount(bins, right, _BINS) - np.bincount(bins, confidence, _BINS))
+    return float(gaps.sum() / max(counts.sum(), 1))

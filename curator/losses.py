@@ -1,0 +1,47 @@
+"""The loss of a joint step: cross-entropy on labeled rows, soft cross-entropy on pseudo rows.
+
+labeled rows [:n]   -sum_c q log p, q = one-hot smoothed by s: (1 - s) + s / C on the label, s / C elsewhere
+pseudo rows  [n:]   -sum_c q log p, q = the teacher's distribution, never smoothed
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+
+def joint_loss(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    weight: torch.Tensor,
+    labeled: int,
+    form: str = "mean",
+    label_smoothing: float = 0.0,
+    ratio: int = 1,
+) -> torch.Tensor:
+    """The loss of a batch whose first rows are labeled.
+
+    Args:
+        logits: float32 [B, C].
+        targets: float32 [B, C] distributions.
+        weight: float32 [B]; rows of weight 0 do not count, neither in the sum nor in the mean.
+        labeled: Number of labeled rows at the front.
+        form: "mean" (mean over labeled + mean over pseudo, the paper) or "ratio" (labeled + ratio x pseudo, the
+            released code).
+        label_smoothing: s, for labeled rows (Szegedy et al., "Rethinking the Inception architecture", CVPR 2016).
+        ratio: Pseudo rows for each labeled row, for the form "ratio".
+
+    Returns:
+        A scalar.
+    """
+    smooth = targets[:labeled] * (1 - label_smoothing) + label_smoothing / targets.shape[1]
+    soft = torch.cat([smooth, targets[labeled:]])
+    per_row = -(soft * functional.log_softmax(logits.float(), dim=1)).sum(dim=1)
+    total = _mean(per_row[:labeled], weight[:labeled])
+    if labeled < len(per_row):
+        total = total + _mean(per_row[labeled:], weight[labeled:]) * (ratio if form == "ratio" else 1)
+    return total
+
+
+def _mean(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return (values * weight).sum() / weight.sum().clamp(min=1)
