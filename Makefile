@@ -13,12 +13,12 @@ INSTALL := install -c constraints.txt -e '.[dev]'
 # Exits 0 where the interpreter is one that pyproject.toml allows.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 
-.PHONY: help setup demo test lint types format wheel clean
+.PHONY: help setup demo test lint types format bench-manifest wheel clean
 .NOTPARALLEL:
 
 help: ## list the targets
 	@echo "usage: make TARGET"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP) ## make .venv and install curator there, with all that tests and demo need
 
@@ -43,6 +43,9 @@ types: setup ## mypy
 format: setup ## mend what ruff can mend, then format
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+bench-manifest: setup ## soft labels in, manifest out, at 1M images x 1000 classes (5 GB of disk, ten minutes)
+	$(BIN)/python benchmarks/manifest.py --write
 
 wheel: setup ## build the wheel into dist
 	@echo "wheel: building into dist"

@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from curator import draws, progress, render
+from curator import draws, render
 from curator.errors import CuratorError, InputError
 from curator.evaluation import wilson
 from curator.store import Store
@@ -38,18 +38,18 @@ _PER_CLASS = 300
 Digits = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 
 
-def play(run: Callable[[list[str]], int], folder: Path, tune: bool = False, seed: int = 0) -> None:
+def play(run: Callable[[list[str]], object], folder: Path, tune: bool = False, seed: int = 0) -> None:
     """Writes the pictures, then types the commands.
 
     Args:
-        run: Runs one command line in this process and returns its exit code.
+        run: Runs one command line in this process.
         folder: Made anew; an earlier demo there is removed.
         tune: Whether the holdout is replaced by other images.
         seed: Seed of the split, with `tune`.
 
     Raises:
         InputError: The folder holds something else.
-        CuratorError: A command failed.
+        CuratorError: The pictures are not installed, or a command failed.
     """
     began = time.perf_counter()
     images, labels = _digits()
@@ -87,20 +87,15 @@ def play(run: Callable[[list[str]], int], folder: Path, tune: bool = False, seed
 
 
 class _Typist:
-    """Shows a command as a user would type it, runs it, and stops the demo if it fails."""
+    """Shows a command as a user would type it, and runs it."""
 
-    def __init__(self, run: Callable[[list[str]], int]) -> None:
+    def __init__(self, run: Callable[[list[str]], object]) -> None:
         self._run = run
 
     def __call__(self, line: str) -> None:
         print(f"$ curator {line}", flush=True)
-        code = self._run(shlex.split(line))
+        self._run(shlex.split(line))
         print(flush=True)
-        if code:
-            raise CuratorError(
-                f"the demo stopped: 'curator {line}' ended with exit code {code}", "see the message above"
-            )
-        progress.show(True)
 
 
 def _digits() -> Digits:

@@ -109,6 +109,6 @@ def demo(
 
     Example: curator demo demo
     """
-    from curator import cli, demo
+    from curator import demo
 
-    demo.play(cli.run, folder, tune, seed)
+    demo.play(lambda arguments: app(arguments, standalone_mode=False), folder, tune, seed)
