@@ -45,25 +45,14 @@ def main() -> None:
         lines += [run(work, chosen.rows, "add-images", "list.parquet", "--split", "unlabeled", "--no-scan")]
         lines += [run(work, chosen.rows, "import-labels", "probs.parquet", "--generation", "0", "--model", "outside")]
         labels = sum(f.stat().st_size for f in (work / "store" / "labels").rglob("*.parquet"))
-        lines += [run(work, chosen.rows, "build-manifest", "a", "--per-class", str(chosen.per_class))]
-        lines += [
-            run(
-                work,
-                chosen.rows,
-                "build-manifest",
-                "b",
-                "--per-class",
-                str(chosen.per_class),
-                "--where",
-                "margin > 0.2",
-            )
-        ]
+        build = ("build-manifest", "--per-class", str(chosen.per_class))
+        lines += [run(work, chosen.rows, *build, "a"), run(work, chosen.rows, *build, "b", "--where", "margin > 0.2")]
     text = "\n".join(
         [
-            f"# Soft labels in, manifest out: {chosen.rows} images x {chosen.classes} classes, full float32 probabilities",
+            f"# Soft labels in, manifest out: {chosen.rows} images x {chosen.classes} classes",
             "",
             f"{dt.date.today()}, {os.cpu_count()} cores, {memory_gib():.0f} GiB, Python {platform.python_version()}; "
-            f"input {size / 1e9:.2f} GB, stored soft labels {labels / chosen.rows:.1f} bytes an image (top 20).",
+            f"full float32 probabilities, input {size / 1e9:.2f} GB, stored soft labels {labels / chosen.rows:.1f} bytes an image (top 20).",
             "`make bench-manifest`",
             "",
             "| command | seconds | rows/s | peak MB | answer |",
