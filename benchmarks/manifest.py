@@ -52,7 +52,7 @@ def main() -> None:
             f"# Soft labels in, manifest out: {chosen.rows} images x {chosen.classes} classes",
             "",
             f"{dt.date.today()}, {os.cpu_count()} cores, {memory_gib():.0f} GiB, Python {platform.python_version()}; "
-            f"full float32 probabilities, input {size / 1e9:.2f} GB, stored soft labels {labels / chosen.rows:.1f} bytes an image (top 20).",
+            f"full float32, {size / 1e9:.2f} GB; stored soft labels {labels / chosen.rows:.1f} bytes an image.",
             "`make bench-manifest`",
             "",
             "| command | seconds | rows/s | peak MB | answer |",
