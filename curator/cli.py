@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from typing import Any
@@ -17,10 +18,16 @@ from curator.errors import CuratorError, DiskFull
 
 # typer brings its own copy of click, whose usage errors have no public name.
 UsageError: Any = typer.BadParameter.__mro__[1]
+# How DuckDB complains about a Parquet file whose beginning and end are well, if not with an error of no kind.
+_DAMAGE = ("IO Error", "TProtocolException", "arquet", "ZSTD", "ecompress")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits."""
+    for output in (sys.stdout, sys.stderr):
+        # JSON is UTF-8 by definition, and a name that is no text must not stop a message
+        if isinstance(output, io.TextIOWrapper):
+            output.reconfigure(encoding="utf-8", errors="backslashreplace")
     sys.exit(run(arguments))
 
 
@@ -31,9 +38,15 @@ def run(arguments: list[str] | None = None) -> int:
         The exit code.
     """
     try:
-        code = app(arguments, standalone_mode=False)
+        # Not app(): that gives a closed pipe and Ctrl-C exit codes of its own, without a word.
+        command = typer.main.get_command(app)
+        with command.make_context("curator", sys.argv[1:] if arguments is None else list(arguments)) as context:
+            command.invoke(context)
         sys.stdout.flush()
-        return code if isinstance(code, int) else 0
+        return 0
+    except typer.Exit as stop:
+        sys.stdout.flush()
+        return stop.exit_code
     except (typer.Abort, KeyboardInterrupt):
         return _interrupted()
     except UsageError as error:
@@ -46,6 +59,8 @@ def run(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
+        if str(error) == "Query interrupted":  # what DuckDB makes of Ctrl-C
+            return _interrupted()
         mended = _mendable(error)
         if mended is None:
             raise
@@ -72,4 +87,10 @@ def _mendable(error: Exception) -> CuratorError | None:
         )
     if isinstance(error, PermissionError) or "Permission denied" in text or "os error 13" in text:
         return CuratorError(f"a file may not be read or written ({text})", "change its permissions or owner")
+    if type(error).__module__ == "_duckdb" and (
+        type(error).__name__ == "Error" or any(word in text for word in _DAMAGE)
+    ):
+        return CuratorError(f"a file of the store is damaged ({text.splitlines()[0]})", "restore it from a backup")
+    if isinstance(error, OSError) and error.errno is not None:
+        return CuratorError(f"the file system refuses ({text})", "check the path, and that the disk is in order")
     return None

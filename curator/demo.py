@@ -3,7 +3,9 @@
     100 labeled, 3,700 in the pool, 1,000 in the holdout, 200 kept out of everything for trying settings
 
 The split is drawn once from a fixed seed. Settings were chosen with `--tune`, which reports on 1,000 images drawn from
-the 4,000 outside the holdout, so the holdout's figures come from images that no choice has seen.
+the 4,000 outside the holdout, so the holdout's figures come from images that no choice has seen. The threshold is 0.8
+where the paper has 0.3: one of ten classes is right more often than one of a thousand at the same confidence, and a
+teacher of 100 labels is surer than it should be.
 """
 
 from __future__ import annotations
@@ -70,7 +72,7 @@ def play(run: Callable[[list[str]], object], folder: Path, tune: bool = False, s
         say("add-images holdout --split holdout --labels folder")
         say("train --recipe tiny-teacher --name teacher")
         say("label --model teacher")
-        say(f"build-manifest --per-class {_PER_CLASS}")
+        say(f"build-manifest --per-class {_PER_CLASS} --min-confidence 0.8")
         say(f"train --recipe tiny-student --manifest g0-{_PER_CLASS} --name student")
         say("train --recipe tiny-student --name labels-only")
         say("evaluate --model teacher")
@@ -189,7 +191,7 @@ def _next(folder: Path, seconds: float) -> str:
             f"  {program} show g0-{_PER_CLASS}",
             f'  {program} sql "select uri, l.class_name, confidence from labels l join images using (image_id) '
             "where l.split = 'unlabeled' order by confidence limit 10\"",
-            f"  {program} build-manifest sure --per-class 200 --min-confidence 0.8 --explain --dry-run",
+            f"  {program} build-manifest sure --per-class 200 --min-confidence 0.95 --explain --dry-run",
             f"  {program} label --model student && {program} build-manifest --per-class {_PER_CLASS}",
         ]
     )

@@ -58,8 +58,13 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
+def printable(text: str) -> str:
+    """Text that keeps to its line: a file's name must not move the cursor, break the line or fail to print."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def some(items: Iterable[object], limit: int = 5) -> str:
     """The first few items for a message, with the number of those left out."""
-    shown = [str(item) for item in items]
+    shown = [printable(str(item)) for item in items]
     rest = f" and {len(shown) - limit} more" if len(shown) > limit else ""
     return ", ".join(shown[:limit]) + rest

@@ -8,28 +8,26 @@ An interrupted import goes on where it stopped, because images already committed
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import os
-import uuid
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from curator import progress, queries, sources
+from curator.commits import ImageCommits
 from curator.errors import InputError, some, suggestion
 from curator.schema import IMAGES
-from curator.store import CommitRaced, Store
+from curator.store import Store
 
 if TYPE_CHECKING:
-    import deltalake
     import duckdb
 
 ID_MASK = 2**63 - 1
 _CHUNK = 20_000
-_MOST_RACES = 20
 
 
 class Added(NamedTuple):
@@ -47,12 +45,25 @@ def read_bytes(root: Path, uri: str, shard: str | None, byte_offset: int | None,
     """The encoded bytes of an image.
 
     Raises:
-        OSError: The file is missing or not readable.
+        OSError: The file is missing, not readable, not a regular file, or ends before the byte range does.
     """
-    if shard is None:
-        return (root / uri).read_bytes()
-    with (root / shard).open("rb") as file:
-        return os.pread(file.fileno(), byte_length or 0, byte_offset or 0)
+    try:
+        # opened so that a named pipe called x.jpg does not wait for a writer
+        file = os.open(root / (shard or uri), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except ValueError as error:
+        raise OSError(errno.EINVAL, str(error)) from None  # a zero byte in the name
+    try:
+        state = os.fstat(file)
+        if not stat.S_ISREG(state.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        if shard is None:
+            byte_offset, byte_length = 0, state.st_size
+        first, length = byte_offset or 0, byte_length or 0
+        if first < 0 or length < 0 or first + length > state.st_size:
+            raise OSError(errno.EINVAL, "its byte range is not inside the shard")
+        return os.pread(file, length, first)
+    finally:
+        os.close(file)
 
 
 def add_images(
@@ -83,33 +94,44 @@ def add_images(
     Raises:
         InputError: The source does not fit the store; nothing was added.
     """
-    listing = Path(source).suffix.lower() in sources.LISTING_SUFFIXES and Path(source).is_file()
-    if labels is None and split in ("labeled", "holdout") and not listing:
+    listing = Path(source) if Path(source).suffix.lower() in sources.LISTING_SUFFIXES else None
+    if listing is not None and not listing.is_file():
+        listing = None
+    if labels is None and split in ("labeled", "holdout") and listing is None:
         labels = "folder"
+    if labels == "folder" and listing is not None:
+        raise InputError("a listing has no class folders", "leave --labels out; its column 'label' gives the classes")
     versions = store.versions()
     con = store.connect(versions)
     try:
-        batches = sources.read(source, split, labels == "folder", store.root, base)
-        con.register("given", pa.RecordBatchReader.from_batches(sources.SCHEMA, batches))
         # Names are resolved before any picture is opened, so that a mistake costs seconds, not hours.
-        con.execute("create temp table incoming as select *, null::BIGINT as image_id from given")
-        con.unregister("given")
-        if labels not in (None, "folder"):
-            _take_labels(con, Path(str(labels)))
+        con.register("no_images", sources.SCHEMA.empty_table())
+        con.execute("create temp table incoming as select *, null::BIGINT as image_id from no_images")
+        for batch in sources.read(source, split, labels == "folder", store.root, base):
+            con.register("given", pa.Table.from_batches([batch]))
+            con.execute("insert into incoming select *, null from given")
+        label_file = Path(labels) if labels not in (None, "folder") else None
+        if label_file is not None:
+            _take_labels(con, label_file)
         total = _count(con, "select count(*) from incoming")
         _check_repeats(con)
-        class_names = _resolve_classes(con, store.classes())
+        known = store.classes()
+        if (label_file or listing or Path()).suffix.lower() in sources.TEXT_SUFFIXES:
+            _read_numbers(con, known)
+        class_names = _resolve_classes(con, known)
         _number(con, id_mask)
         _check_known(con)
         con.execute("delete from incoming using stored_images as o where o.uri = incoming.uri")
         new = _count(con, "select count(*) from incoming")
         if class_names:
             store.define_classes(class_names)
-        problems = _commit(store, con, _Commits(store, store.delta("images", versions["images"])), new, scan)
+        commits = ImageCommits(store, store.delta("images", versions["images"]))
+        _commit(store, con, commits, new, scan)
     finally:
         con.close()
     leaks = store.rows(f"select count(*) as n from ({queries.text('holdout_twins')})")[0]["n"]
-    return Added(new, total - new, len(problems), total, leaks, problems[:20])
+    bad = commits.problems
+    return Added(commits.added, total - commits.added, len(bad), total, leaks, bad[:20])
 
 
 def _count(con: duckdb.DuckDBPyConnection, query: str) -> int:
@@ -119,13 +141,31 @@ def _count(con: duckdb.DuckDBPyConnection, query: str) -> int:
 
 def _take_labels(con: duckdb.DuckDBPyConnection, file: Path) -> None:
     """Fills class names or indexes in from a label file."""
-    table = pa.Table.from_batches(list(sources.table_batches(file, ("uri", "label")))).select(["uri", "label"])
-    con.register("label_file", table)
-    column = "label" if pa.types.is_integer(table.schema.field("label").type) else "class_name"
+    con.register("label_file", sources.read_labels(file))
+    bad = con.execute(
+        "select uri from label_file group by uri"
+        " having count(distinct (coalesce(class_name, ''), coalesce(label, -1))) > 1 order by uri limit 6"
+    ).fetchall()
+    if bad:
+        raise InputError(
+            f"the label file '{file}' names images twice with different labels: {some(uri for (uri,) in bad)}",
+            "keep one row for each image",
+        )
+    # two statements, because a join over "or" compares every image with every label
+    for key in ("name", "uri"):
+        con.execute(
+            "update incoming set class_name = l.class_name, label = l.label from label_file as l"
+            f" where l.uri = incoming.{key}"
+        )
+
+
+def _read_numbers(con: duckdb.DuckDBPyConnection, known: list[str]) -> None:
+    """In a text file a number that is no class's name is a class index."""
     con.execute(
-        f"update incoming set {column} = l.label from label_file as l where l.uri in (incoming.uri, incoming.name)"
+        "update incoming set label = class_name::BIGINT, class_name = null"
+        " where regexp_full_match(class_name, '0|[1-9][0-9]{0,8}') and not list_contains($known, class_name)",
+        {"known": known},
     )
-    con.unregister("label_file")
 
 
 def _check_repeats(con: duckdb.DuckDBPyConnection) -> None:
@@ -224,30 +264,25 @@ def _check_known(con: duckdb.DuckDBPyConnection) -> None:
         )
 
 
-def _commit(
-    store: Store, con: duckdb.DuckDBPyConnection, commits: _Commits, new: int, scan: bool
-) -> list[dict[str, str]]:
-    """Scans the incoming images and commits them chunk by chunk; returns the unreadable ones."""
-    problems: list[dict[str, str]] = []
+def _commit(store: Store, con: duckdb.DuckDBPyConnection, commits: ImageCommits, new: int, scan: bool) -> None:
+    """Scans the incoming images and commits them chunk by chunk."""
     query = "select image_id, uri, shard, byte_offset, byte_length, split, label from incoming order by position"
     with (
         ThreadPoolExecutor((os.cpu_count() or 1) + 1) as pool,
         progress.progress("scanning" if scan else "adding", new) as advance,
     ):
-        for chunk in queries.batches(con, query, _CHUNK):
-            rows: list[dict[str, Any]] = chunk.to_pylist()
-            scans = pool.map(lambda row: _scan(store.root, row), rows) if scan else (_unscanned(row) for row in rows)
-            now = dt.datetime.now(dt.UTC)
-            for row, seen in zip(rows, scans, strict=True):
-                row.update(seen, added_at=now)
-                if row["problem"]:
-                    problems.append({"uri": row["uri"], "problem": row["problem"]})
-                if scan:
+        try:
+            for chunk in queries.batches(con, query, _CHUNK):
+                rows: list[dict[str, Any]] = chunk.to_pylist()
+                found = pool.map(lambda row: _scan(store.root, row), rows) if scan else map(_unscanned, rows)
+                now = dt.datetime.now(dt.UTC)
+                for row, seen in zip(rows, found, strict=True):
+                    row.update(seen, added_at=now)
                     advance(1)
-            commits.add(pa.Table.from_pylist(rows, IMAGES.schema))
-            if not scan:
-                advance(len(rows))
-    return problems
+                commits.add(pa.Table.from_pylist(rows, IMAGES.schema))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # else Ctrl-C would wait for the whole chunk
+            raise
 
 
 def _unscanned(row: dict[str, Any]) -> dict[str, Any]:
@@ -265,40 +300,3 @@ def _scan(root: Path, row: dict[str, Any]) -> dict[str, Any]:
     except OSError as error:
         return {"status": "unreadable", "problem": error.strerror or str(error)}
     return {"status": "ok", "problem": None, "byte_length": len(data)} | seen._asdict()
-
-
-class _Commits:
-    """Commits chunks of rows, and leaves out those that another import added since this one looked.
-
-    Args:
-        store: The store.
-        table: The images table at the version that the source was compared with.
-    """
-
-    def __init__(self, store: Store, table: deltalake.DeltaTable) -> None:
-        self._store = store
-        self._table = table
-        self._compared = set(table.file_uris())
-
-    def add(self, rows: pa.Table) -> None:
-        """Adds rows in one commit."""
-        folder = self._store.path / "images"
-        for _ in range(_MOST_RACES):
-            foreign = sorted(set(self._table.file_uris()) - self._compared)
-            for uri in foreign:
-                theirs = pq.read_table(uri, columns=["image_id"])["image_id"]
-                rows = rows.filter(pc.invert(pc.is_in(rows["image_id"], theirs)))
-            file = folder / f"{uuid.uuid4().hex}.parquet"
-            try:
-                pq.write_table(rows, file, compression="zstd")
-                self._store.publish(self._table, [file], "images")
-            except CommitRaced:
-                file.unlink()
-                self._table = self._store.delta("images")
-            except BaseException:
-                file.unlink(missing_ok=True)
-                raise
-            else:
-                self._compared.update(uri for uri in self._table.file_uris() if uri.endswith(file.name))
-                return
-        raise CommitRaced("other imports kept committing first", "run the same command again; it goes on where it was")

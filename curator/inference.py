@@ -16,6 +16,7 @@ import torch
 
 from curator.augment import center_crop, single_threaded
 from curator.decode import UnreadableImage, decode
+from curator.errors import CuratorError
 from curator.images import read_bytes
 from curator.network import Network
 from curator.recipes import Recipe
@@ -44,6 +45,9 @@ def predict(
 
     Yields:
         One answer for each batch, in order. An image that cannot be read is named, not replaced.
+
+    Raises:
+        CuratorError: The network's answer is not a number.
     """
     threads = threads or os.cpu_count() or 1
     size = recipe.network.resolution
@@ -86,4 +90,10 @@ def _forward(network: Network, table: pa.Table, pixels: npt.NDArray[np.uint8], f
         # float64 softmax: the stored sum must be 1 within 1e-3 at any number of classes
         logits = network(torch.from_numpy(pixels[good]))
         probs = torch.softmax(logits.double(), dim=1).float().numpy()
+    bad = good[~np.isfinite(probs).all(axis=1)]
+    if len(bad):
+        raise CuratorError(
+            f"the network gives NaN for {len(bad)} of {len(good)} images, e.g. {table['uri'][int(bad[0])]}",
+            "its training went wrong: train again with a lower optimizer.learning_rate",
+        )
     return Predictions(table, good, probs, failed)

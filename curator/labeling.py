@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -93,7 +92,10 @@ def label(
             values = {"generation": generation, "splits": wanted}
             total = queries.rows(con, f"select count(*) as n from ({query})", **values)[0]["n"]
             already = queries.rows(
-                con, "select count(*) as n from stored_labels where generation = $generation", generation=generation
+                con,
+                "select count(*) as n from stored_labels"
+                " where generation = $generation and list_contains($splits, split)",
+                **values,
             )[0]["n"]
             with progress.progress(f"labeling with {model}", total) as advance:
                 tables = queries.batches(con, query, batch_size, **values)
@@ -112,7 +114,7 @@ def label(
         if parts:
             publish(store, table, parts, generation)
     seconds = time.perf_counter() - began
-    if total and not work.images and not resumed:
+    if total and not work.images and not resumed and not already:
         raise InputError(
             f"none of the {total} images can be read: {some(work.problems)}", "check that the files are where they were"
         )
@@ -141,16 +143,13 @@ class _Work:
         self._waiting: list[pa.Table] = []
         self._parts: list[Path] = []
         self._writer: PartWriter | None = None
+        self._path = self._new_path()
 
     def add(self, answer: Predictions) -> None:
         uris = answer.rows["uri"]
         self.problems += [f"{uris[i].as_py()}: {reason}" for i, reason in answer.failed.items()]
         if not len(answer.good):
             return
-        if not np.isfinite(answer.probs).all():
-            raise InputError(
-                f"the model '{self._model}' gives NaN for some images", "its training went wrong: train it again"
-            )
         rows = answer.rows.take(pa.array(answer.good))
         summary = softlabels.summarize(answer.probs, self._keep)
         ids, splits = rows["image_id"].to_numpy(), rows["split"].to_pylist()
@@ -161,12 +160,18 @@ class _Work:
 
     def _write(self) -> None:
         if self._waiting:
-            self._writer = PartWriter(self._folder / f"part-{time.time_ns()}-{uuid.uuid4().hex[:8]}.parquet")
+            # A Ctrl-C may come anywhere in here. What waits is then written again, under the same name.
+            self.abandon()
+            self._writer = PartWriter(self._path)
             self._writer.write(pa.concat_tables(self._waiting))
             self._parts.append(self._writer.finish())
+            self._waiting = []
+            self._path = self._new_path()
         self._writer = None
-        self._waiting = []
         self._since = time.monotonic()
+
+    def _new_path(self) -> Path:
+        return self._folder / f"part-{time.time_ns()}-{uuid.uuid4().hex[:8]}.parquet"
 
     def finish(self) -> list[Path]:
         """The parts written, all work in them."""

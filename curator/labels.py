@@ -13,20 +13,20 @@ from __future__ import annotations
 import datetime as dt
 import os
 import shutil
-from collections.abc import Iterator
+import tempfile
+import uuid
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curator import progress, queries, softlabels, sources
-from curator.errors import InputError, some
+from curator.errors import InputError
 from curator.schema import LABELS, MODELS
-from curator.store import Store, check_name
+from curator.store import CommitRaced, Store, check_name
 
 if TYPE_CHECKING:
     import deltalake
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _IMPORT_BATCH = 4096
 _ROW_GROUP = 122_880
 _PART_ROWS = 4_000_000
+_NAMED_PROBLEMS = 100
 
 
 class Imported(NamedTuple):
@@ -43,7 +44,7 @@ class Imported(NamedTuple):
     generation: int
     images: int
     rejected: int
-    problems: list[str]
+    problems: list[str]  # the first of the rejected rows, with their reasons
 
 
 class PartWriter:
@@ -57,6 +58,7 @@ class PartWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.rows = 0
+        self._waiting: list[pa.Table] = []
         self._unfinished = path.with_suffix(".unfinished")
         self._writer = pq.ParquetWriter(
             self._unfinished,
@@ -68,12 +70,20 @@ class PartWriter:
         )
 
     def write(self, rows: pa.Table) -> None:
-        """Adds rows, one row group for each call."""
-        self._writer.write_table(rows, row_group_size=_ROW_GROUP)
+        """Adds rows; they are held until they fill a row group, since small ones cost space and reading time."""
+        self._waiting.append(rows)
         self.rows += rows.num_rows
+        if sum(table.num_rows for table in self._waiting) >= _ROW_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._writer.write_table(pa.concat_tables(self._waiting), row_group_size=_ROW_GROUP)
+        self._waiting = []
 
     def finish(self) -> Path:
         """Makes the part whole."""
+        self._flush()
         self._writer.close()
         with self._unfinished.open("rb") as file:
             os.fsync(file.fileno())
@@ -145,120 +155,160 @@ def import_labels(store: Store, file: str, generation: int, model: str, max_reje
         InputError: More rows than that are not usable; the message names them, and nothing was written.
     """
     check_name("model", model)
-    if generation < 0:
-        raise InputError(f"the generation {generation} is negative", "generations count from 0")
+    if not 0 <= generation < 2**15:
+        raise InputError(f"the generation {generation} is not in 0 to {2**15 - 1}", "generations count from 0")
+    if max_rejected < 0:
+        raise InputError(f"--max-rejected {max_rejected} is negative", "give the number of rows that may be left out")
+    classes = len(store.classes())
+    if not classes:
+        raise InputError("the store has no classes yet", "curator init --classes FILE, or add labeled images first")
     versions = store.versions()
     con = store.connect(versions)
-    staging = store.path / "labels" / f".import-g{generation:03d}-{os.getpid()}"
+    staging = Path(tempfile.mkdtemp(prefix=f".import-g{generation:03d}-", dir=store.path / "labels"))
     try:
-        classes = len(store.classes())
-        if not classes:
-            raise InputError("the store has no classes yet", "curator init --classes FILE, or add labeled images first")
         known = check_generation(con, generation, model)
+        if not known and queries.rows(con, "select 1 from labels where generation = $g limit 1", g=generation):
+            _register(store, model, generation)  # an earlier import died between its two commits
         keys, total = _rows_of(con, Path(file), generation)
-        rejected: dict[int, str] = {}
-        parts = _write(store, Path(file), keys, total, staging, generation, model, classes, max_rejected, rejected)
-        images = total - len(rejected)
-        problems = [f"row {row} {reason}" for row, reason in sorted(rejected.items())]
-        if len(rejected) > max_rejected or not images:
+        rejected = _Rejected(max_rejected)
+        parts = _Parts(staging)
+        row = 0
+        with progress.progress("importing soft labels", total, "rows") as advance:
+            for batch in sources.table_batches(Path(file), (), rows=_IMPORT_BATCH):
+                images = keys.take(batch.num_rows)
+                summary, good, bad = softlabels.read(batch, classes, store.settings.kept_classes)
+                bad |= {place: reason for place, reason in enumerate(images["problem"].to_pylist()) if reason}
+                rejected.add(row, bad)
+                usable = np.setdiff1d(good, np.fromiter(bad, np.int64, len(bad)))
+                if len(usable) and not rejected.too_many:
+                    summary, images = summary.take(np.searchsorted(good, usable)), images.take(pa.array(usable))
+                    ids, splits = images["image_id"].to_numpy(), images["split"].to_pylist()
+                    parts.write(softlabels.table(summary, ids, generation, model, splits))
+                row += batch.num_rows
+                advance(batch.num_rows)
+        if rejected.too_many or rejected.count == total:
             raise InputError(
-                f"{len(rejected)} of {total} rows of '{file}' are not usable; nothing was imported (counting from 0): "
-                f"{some(problems, 10)}",
+                f"{rejected.count} of {total} rows of '{file}' are not usable; nothing was imported (counting from 0): "
+                f"{rejected}",
                 "correct them, or leave up to N of them out with --max-rejected N",
             )
-        final = folder_of(store, generation, model, "")
-        final.mkdir(exist_ok=True)
-        taken = len(list(final.glob("part-*.parquet")))
-        moved = [part.rename(final / f"part-{taken + i:05d}-{os.getpid()}.parquet") for i, part in enumerate(parts)]
+        table = store.delta("labels", versions["labels"])
+        _publish_import(store, table, parts.finish(), folder_of(store, generation, model, ""), generation)
         if not known:
-            row = {
-                "model": model,
-                "generation": generation,
-                "parents": [],
-                "created_at": dt.datetime.now(dt.UTC),
-            }
-            store.append("models", pa.Table.from_pylist([row], MODELS.schema))
-        publish(store, store.delta("labels", versions["labels"]), moved, generation)
+            _register(store, model, generation)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         con.close()
-    return Imported(generation, images, len(rejected), problems)
+    return Imported(generation, total - rejected.count, rejected.count, rejected.first)
 
 
-def _rows_of(con: duckdb.DuckDBPyConnection, file: Path, generation: int) -> tuple[pa.RecordBatchReader, int]:
-    """The image of each row of the file, in the file's order; see sql/import_rows.sql."""
-    names = next(sources.table_batches(file, ()), pa.record_batch({})).schema.names
-    key = "image_id" if "image_id" in names else "uri"
+def _publish_import(
+    store: Store, table: deltalake.DeltaTable, parts: list[Path], folder: Path, generation: int
+) -> None:
+    """Moves the parts of an import to their place and publishes them."""
+    folder.mkdir(exist_ok=True)
+    token = uuid.uuid4().hex[:8]
+    moved = [part.rename(folder / f"part-{token}-{part.name[5:]}") for part in parts]
+    try:
+        publish(store, table, moved, generation)
+    except CommitRaced:
+        # Only here is it certain that no commit names them.
+        for part in moved:
+            part.unlink()
+        with suppress(OSError):
+            folder.rmdir()
+        raise
 
-    def keys() -> Iterator[pa.RecordBatch]:
-        row = 0
-        for batch in sources.table_batches(file, (key,), columns=[key]):
-            numbers = pa.array(np.arange(row, row + batch.num_rows))
-            values = batch.column(key).cast(pa.int64() if key == "image_id" else pa.string())
-            yield pa.record_batch({"row": numbers, key: values})
-            row += batch.num_rows
 
-    schema = pa.schema({"row": pa.int64(), key: pa.int64() if key == "image_id" else pa.string()})
-    con.register("key_batches", pa.RecordBatchReader.from_batches(schema, keys()))
+def _register(store: Store, model: str, generation: int) -> None:
+    """Notes a model from outside in the models table, once."""
+    if not store.rows("select 1 from models where model = $model", model=model):
+        row = {"model": model, "generation": generation, "parents": [], "created_at": dt.datetime.now(dt.UTC)}
+        store.append("models", pa.Table.from_pylist([row], MODELS.schema))
+
+
+def _rows_of(con: duckdb.DuckDBPyConnection, file: Path, generation: int) -> tuple[_Rows, int]:
+    """The image of each row of the file, in the file's order, see sql/import_rows.sql, and the number of rows.
+
+    Raises:
+        InputError: The file names no images, or has no rows.
+    """
+    first = next(sources.table_batches(file, ()), None)
+    names = first.schema.names if first is not None else []
+    key = next((name for name in ("image_id", "uri") if name in names), None)
+    if first is None or key is None:
+        has = f"its columns are {', '.join(names)}" if names else "it has no rows"
+        raise InputError(f"'{file}' has no column 'image_id' or 'uri' ({has})", "name the image of each row")
+    kind = first.schema.field(key).type
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind)
+    if not (pa.types.is_integer(kind) if key == "image_id" else text):
+        raise InputError(f"the column '{key}' of '{file}' holds {kind}", "write image_id as int64, uri as string")
+    con.execute(f"create temp table given (row BIGINT, {key} {'BIGINT' if key == 'image_id' else 'VARCHAR'})")
+    total = 0
+    for batch in sources.table_batches(file, (key,), columns=[key]):
+        # An unsigned number above the signed ones wraps to one that no image has.
+        values = batch.column(key).cast(pa.int64() if key == "image_id" else pa.string(), safe=False)
+        numbered = pa.table({"row": np.arange(total, total + batch.num_rows), key: values})
+        con.register("given_batch", numbered)
+        con.execute("insert into given from given_batch")
+        con.unregister("given_batch")
+        total += batch.num_rows
+    if not total:
+        raise InputError(f"'{file}' has no rows", "write one row per image")
     if key == "image_id":
-        con.execute("create temp table keyed as from key_batches")
+        con.execute("create temp view keyed as from given")
     else:
         con.execute(
-            "create temp table keyed as select k.row, i.image_id from key_batches as k"
-            " left join stored_images as i on i.uri = k.uri"
+            "create temp table keyed as select g.row, i.image_id from given as g"
+            " left join stored_images as i on i.uri = g.uri"
         )
-    con.unregister("key_batches")
     query = queries.text("import_rows")
-    total = queries.rows(con, "select count(*) as n from keyed")[0]["n"]
     reader = con.sql(query, params={"generation": generation}).to_arrow_reader(_IMPORT_BATCH)
-    return reader, total
+    return _Rows(reader), total
 
 
-def _write(
-    store: Store,
-    file: Path,
-    keys: pa.RecordBatchReader,
-    total: int,
-    staging: Path,
-    generation: int,
-    model: str,
-    classes: int,
-    max_rejected: int,
-    rejected: dict[int, str],
-) -> list[Path]:
-    """Writes the usable rows as parts in a staging folder and notes the others in `rejected`."""
-    keep = store.settings.kept_classes
-    queue = _Rows(keys)
-    parts: list[Path] = []
-    writer: PartWriter | None = None
-    row = 0
-    with progress.progress("importing soft labels", total, "rows") as advance:
-        for batch in sources.table_batches(file, (), rows=_IMPORT_BATCH):
-            known = queue.take(batch.num_rows)
-            summary, good, bad = read_distributions(batch, classes, keep)
-            for place, reason in enumerate(known["problem"].to_pylist()):
-                if reason:
-                    bad[place] = reason
-            usable = np.setdiff1d(good, np.fromiter(bad, np.int64, len(bad)))
-            rejected.update({row + place: reason for place, reason in bad.items()})
-            row += batch.num_rows
-            advance(batch.num_rows)
-            if len(rejected) > max_rejected or not len(usable):
-                continue
-            chosen = np.searchsorted(good, usable)
-            picked = summary.take(chosen)
-            where = known.take(pa.array(usable))
-            if writer is None:
-                writer = PartWriter(staging / f"part-{len(parts):05d}.parquet")
-            writer.write(
-                softlabels.table(picked, where["image_id"].to_numpy(), generation, model, where["split"].to_pylist())
-            )
-            if writer.rows >= _PART_ROWS:
-                parts.append(writer.finish())
-                writer = None
-    if writer is not None:
-        parts.append(writer.finish())
-    return parts
+class _Parts:
+    """Writes rows as parts in a folder, a new part whenever one is large enough."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._done: list[Path] = []
+        self._writer: PartWriter | None = None
+
+    def write(self, rows: pa.Table) -> None:
+        if self._writer is None:
+            self._writer = PartWriter(self._folder / f"part-{len(self._done):05d}.parquet")
+        self._writer.write(rows)
+        if self._writer.rows >= _PART_ROWS:
+            self.finish()
+
+    def finish(self) -> list[Path]:
+        if self._writer is not None:
+            self._done.append(self._writer.finish())
+            self._writer = None
+        return self._done
+
+
+class _Rejected:
+    """The rows that were left out: how many, and the first of them."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.count = 0
+        self.first: list[str] = []
+
+    @property
+    def too_many(self) -> bool:
+        return self.count > self._most
+
+    def add(self, start: int, bad: dict[int, str]) -> None:
+        self.count += len(bad)
+        room = _NAMED_PROBLEMS - len(self.first)
+        self.first += [f"row {start + place} {reason}" for place, reason in sorted(bad.items())[:room]]
+
+    def __str__(self) -> str:
+        more = f" and {self.count - 10} more" if self.count > 10 else ""
+        return ", ".join(self.first[:10]) + more
 
 
 class _Rows:
@@ -273,78 +323,3 @@ class _Rows:
             self._waiting = pa.concat_tables([self._waiting, pa.Table.from_batches([self._reader.read_next_batch()])])
         taken, self._waiting = self._waiting.slice(0, n), self._waiting.slice(n)
         return taken
-
-
-def read_distributions(
-    batch: pa.RecordBatch, classes: int, kept: int
-) -> tuple[softlabels.Summary, npt.NDArray[np.int64], dict[int, str]]:
-    """The distributions of a batch of somebody's file.
-
-    Args:
-        batch: Rows with `probs`, `logits`, or `top_classes` and `top_probs`.
-        classes: C of the store.
-        kept: Classes to keep of each row.
-
-    Returns:
-        The summary of the usable rows, their places in the batch, and the reasons of the others.
-
-    Raises:
-        InputError: The columns are not there, or not lists of numbers.
-    """
-    names = batch.schema.names
-    form = next((form for form in ("probs", "logits", "top_probs") if form in names), None)
-    if form is None or (form == "top_probs" and "top_classes" not in names):
-        raise InputError(
-            f"the file has no soft labels; its columns are {', '.join(names)}",
-            "give 'probs', 'logits', or 'top_classes' and 'top_probs'",
-        )
-    partial = form == "top_probs"
-    values, good, bad = _matrix(batch.column(form), form, None if partial else classes)
-    if form == "logits":
-        finite = np.isfinite(values).all(axis=1)
-        bad |= {int(place): "holds NaN or infinity" for place in good[~finite]}
-        values, good = softlabels.softmax(values[finite]), good[finite]
-    found = softlabels.problems(values, partial)
-    if partial:
-        indexes, places, _ = _matrix(batch.column("top_classes"), "top_classes", values.shape[1])
-        fit = np.isin(good, places)
-        bad |= {int(place): "has not as many top_classes as top_probs" for place in good[~fit]}
-        values, good = values[fit], good[fit]
-        indexes = indexes[np.isin(places, good)].astype(np.int64)
-        found = softlabels.problems(values, partial)
-        ordered = np.sort(indexes, axis=1)
-        wrong = (ordered[:, :1] < 0).any(axis=1) | (ordered[:, -1:] >= classes).any(axis=1)
-        wrong |= (np.diff(ordered, axis=1) == 0).any(axis=1)
-        found |= {int(i): f"names a class twice or outside 0 to {classes - 1}" for i in np.flatnonzero(wrong)}
-    bad |= {int(good[i]): reason for i, reason in found.items()}
-    fine = np.setdiff1d(np.arange(len(good)), np.fromiter(found, np.int64, len(found)))
-    probs = values[fine].astype(np.float32)
-    if partial:
-        summary = softlabels.summarize_top(indexes[fine], probs, kept, classes)
-    else:
-        summary = softlabels.summarize(probs, kept)
-    return summary, good[fine], bad
-
-
-def _matrix(
-    column: pa.Array, name: str, width: int | None
-) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64], dict[int, str]]:
-    """A list column as [N, width] values, the places of rows of that width, and the reasons of the others."""
-    kind = column.type
-    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    if not lists or not (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)):
-        raise InputError(
-            f"the column '{name}' holds {kind}, not lists of numbers", f"write '{name}' as a list of float32"
-        )
-    lengths = np.asarray(pc.fill_null(pc.list_value_length(column), -1))
-    if width is None:
-        width = max(int(lengths.max(initial=1)), 1)
-    fits = lengths == width
-    bad = {
-        int(place): "is null" if lengths[place] < 0 else f"has {lengths[place]} {name}, not {width}"
-        for place in np.flatnonzero(~fits)
-    }
-    values = column.filter(pa.array(fits)).flatten()
-    if values.null_count:
-        values = pc.fill_null(values.cast(pa.float64()), float("nan"))
-    return np.asarray(values).reshape(-1, width), np.flatnonzero(fits), bad

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,10 +26,11 @@ import pyarrow.parquet as pq
 import torch
 
 from curator import draws, manifests, queries, softlabels
-from curator.augment import DRAWS, Augmentation, augment, single_threaded
+from curator.augment import DRAWS, OPERATIONS, Augmentation, augment, single_threaded
 from curator.decode import UnreadableImage, decode
 from curator.errors import CuratorError, InputError, some
 from curator.images import read_bytes
+from curator.recipes import Recipe
 from curator.store import Store
 
 _PLACE = ("uri", "shard", "byte_offset", "byte_length")
@@ -71,9 +72,27 @@ class Rows:
 
     @classmethod
     def manifest(cls, store: Store, name: str) -> Rows:
-        """The rows of a manifest, its soft labels as they stand (temperature is applied when targets are made)."""
+        """The rows of a manifest, its soft labels as they stand (temperature is applied when targets are made).
+
+        Raises:
+            InputError: Its files are gone or damaged, or an image of it is in the holdout by now.
+        """
         found = manifests.find(store, name)
-        table = pq.read_table(found.path)
+        try:
+            table = pq.read_table(found.path)
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(
+                f"the files of the manifest '{name}' cannot be read ({str(error).splitlines()[0]})",
+                f"remove {found.path}, and curator build-manifest {name} --as-of {name} with the same options",
+            ) from None
+        twins = pa.array([row["image_id"] for row in store.rows(queries.text("holdout_twins"))], pa.int64())
+        leaks = table["uri"].filter(pc.is_in(table["image_id"], twins)).to_pylist()
+        if leaks:
+            raise InputError(
+                f"{len(leaks)} images of the manifest '{name}' have the same bytes as images that were added to the "
+                f"holdout since: {some(leaks)}",
+                "build it again under another name; images of the holdout are left out",
+            )
         widths = pc.list_value_length(table["top_classes"])
         k = pc.max(widths).as_py()
         classes, probs = np.full((table.num_rows, k), -1), np.zeros((table.num_rows, k), np.float32)
@@ -176,7 +195,7 @@ class ManifestLoader:
         """Images of a step."""
         return sum(count for _, count in self.streams)
 
-    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+    def batches(self, start: int, stop: int) -> Generator[Batch]:
         """The batches of steps start to stop - 1, in order.
 
         Raises:
@@ -215,7 +234,7 @@ class ManifestLoader:
         targets = np.empty((self.batch_size, self.classes), np.float32)
         weight = np.ones(self.batch_size, np.float32)
         ids = np.empty(self.batch_size, np.int64)
-        place = 0
+        place, seconds = 0, 0.0
         for number, (rows, count) in enumerate(self.streams):
             positions = np.arange(step * count, (step + 1) * count)
             chosen = rows.at(positions, self.seed)
@@ -233,9 +252,11 @@ class ManifestLoader:
                     continue
                 began = time.perf_counter()
                 augment(pixels, self.augmentation, uniforms[i], out[place + i])
-                self.statistics.augment += time.perf_counter() - began
+                seconds += time.perf_counter() - began
             place += count
-        self.statistics.images += self.batch_size
+        with self._lock:
+            self.statistics.augment += seconds
+            self.statistics.images += self.batch_size
         labeled = self.streams[0][1] if self.streams[0][0].name == "labeled" else 0
         return Batch(step, images, torch.from_numpy(targets), torch.from_numpy(weight), labeled, ids)
 
@@ -257,16 +278,32 @@ class ManifestLoader:
         with self._lock:
             self.statistics.read += read - began
             self.statistics.decode += time.perf_counter() - read
-            if pixels.nbytes <= self._cache_left:
+            if pixels.nbytes <= self._cache_left and (number, row) not in self._cache:
                 self._cache[number, row] = pixels
                 self._cache_left -= pixels.nbytes
         return pixels
 
     def _check_failures(self) -> None:
-        failures = self.statistics.failures
+        with self._lock:
+            failures = dict(self.statistics.failures)
         if len(failures) > self._failure_budget:
             raise CuratorError(
                 f"{len(failures)} images could not be read, more than the budget of {self._failure_budget}: "
                 f"{some(failures.values())}",
                 "restore them, or raise max_failures in the recipe (--set max_failures=0.01)",
             )
+
+
+def augmentation(recipe: Recipe) -> Augmentation:
+    """The augmentation that a recipe's noise describes."""
+    noise = recipe.noise
+    return Augmentation(
+        size=recipe.network.resolution,
+        scale=noise.crop_scale,
+        ratio=noise.crop_ratio,
+        flip=noise.flip,
+        randaugment_ops=noise.randaugment_ops,
+        magnitude=noise.randaugment_magnitude,
+        operations=noise.operations or OPERATIONS,
+        cutout=noise.cutout,
+    )

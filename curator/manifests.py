@@ -8,12 +8,16 @@ store versions and options give the same bytes.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
+import fcntl
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,7 +26,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-import curator
 from curator import progress, queries, selection
 from curator.errors import AnswerIsNo, InputError, some, suggestion
 from curator.schema import MANIFEST_ROW, MANIFESTS
@@ -36,7 +39,6 @@ LINEAGE_FILE = "_lineage.json"  # readers of a Parquet folder pass over names th
 FOOTER_KEY = b"curator.lineage"
 _BATCH = 65_536
 _FILE_ROWS = 64 * _BATCH
-_INPUTS = ("images", "labels", "reviews", "models", "classes")
 
 
 class Manifest(NamedTuple):
@@ -91,31 +93,28 @@ def build(
         InputError: An option is wrong, nothing can be selected, or the name is taken by other content.
         AnswerIsNo: `strict`, and a class falls short.
     """
+    asked = options.get("generation")
+    # Wrong options are told before anything is read, all of them at once; the newest generation is looked up below.
+    parameters = Parameters(**options | {"generation": 0 if asked is None else asked})
+    if name is not None:
+        check_name("manifest", name)
     versions = store.versions()
     if as_of is not None:
         versions |= find(store, as_of).lineage["tables"]
     con = store.connect(versions)
     try:
-        parameters = Parameters(**options | {"generation": _generation(con, options.get("generation"))})
+        parameters = dataclasses.replace(parameters, generation=selection.generation(con, asked))
         name = name or f"g{parameters.generation}-{parameters.per_class}"
-        check_name("manifest", name)
         path = store.path / "manifests" / name
         published = _published(store).get(name)
-        if published is not None and published.lineage["parameters"] != parameters.values and not dry_run:
-            raise _taken(name, published, parameters)
+        if published is not None and not dry_run:
+            _check_options(published, parameters)
         progress.say(f"selecting from generation {parameters.generation}")
         selection.select(con, parameters)
-        lineage = _lineage(con, parameters, versions)
+        lineage = selection.lineage(con, parameters, versions)
         rows = sum(c["rows"] for c in lineage["classes"])
         unique = sum(c["kept"] for c in lineage["classes"])
         manifest = Manifest(name, path, parameters.generation, rows, unique, None, lineage)
-        if not rows:
-            funnel = lineage["funnel"]
-            raise InputError(
-                f"nothing can be selected from generation {parameters.generation}: of {funnel['labeled']} labeled pool "
-                f"images {funnel['above_threshold']} pass with a confidence above {parameters.min_confidence}",
-                "lower --min-confidence, widen --where, or label the unlabeled split first",
-            )
         if strict and (manifest.short_classes or manifest.empty_classes):
             raise AnswerIsNo(
                 f"{len(manifest.short_classes)} classes have fewer candidates than {parameters.per_class} "
@@ -123,7 +122,14 @@ def build(
                 f"({some(manifest.empty_classes) or 'none'}); nothing was written",
                 "lower --per-class or --min-confidence, or leave --strict out",
             )
-        return manifest if dry_run else _publish(store, con, manifest, parameters, published)
+        if not rows:
+            funnel = lineage["funnel"]
+            raise InputError(
+                f"nothing can be selected from generation {parameters.generation}: of {funnel['labeled']} labeled pool "
+                f"images {funnel['above_threshold']} pass with a confidence above {parameters.min_confidence}",
+                "lower --min-confidence, widen --where, or label the unlabeled split first",
+            )
+        return manifest if dry_run else _publish(store, con, manifest, parameters)
     finally:
         con.close()
 
@@ -163,55 +169,35 @@ def _published(store: Store) -> dict[str, Manifest]:
     }
 
 
-def _generation(con: duckdb.DuckDBPyConnection, asked: int | None) -> int:
-    """The generation to select from.
+def _check_options(there: Manifest, parameters: Parameters) -> None:
+    """Makes sure that the manifest of this name was built with the same options.
 
     Raises:
-        InputError: It is not there, or none is.
+        InputError: It was not.
     """
-    there = [g["generation"] for g in queries.rows(con, "select distinct generation from labels order by generation")]
-    if not there:
-        raise InputError(
-            "no generation has soft labels yet",
-            "curator label --model NAME, or curator import-labels FILE ...",
-        )
-    if asked is not None and asked not in there:
-        raise InputError(f"there is no generation {asked}", f"--generation with one of {some(there, 20)}")
-    return int(there[-1] if asked is None else asked)
+    # An option that is younger than the manifest had its default.
+    had = {field.name: field.default for field in dataclasses.fields(Parameters)} | there.lineage["parameters"]
+    differ = [f"{name} {had[name]} -> {value}" for name, value in parameters.values.items() if had[name] != value]
+    if differ:
+        raise _taken(there.name, f"the options differ: {', '.join(differ)}")
 
 
-def _lineage(con: duckdb.DuckDBPyConnection, parameters: Parameters, versions: dict[str, int]) -> dict[str, Any]:
-    """Everything that says how the rows came about, without times, names and paths."""
-    sql = selection.statement(parameters)
-    teacher = queries.rows(
-        con,
-        "select l.model, m.weights_hash"
-        " from (select any_value(model) as model from labels where generation = $generation) as l"
-        " left join models as m on m.model = l.model",
-        generation=parameters.generation,
-    )[0]
-    return {
-        "tool": f"curator {curator.__version__}",
-        "parameters": parameters.values,
-        "sql": sql,
-        "sql_sha256": hashlib.sha256(sql.encode()).hexdigest(),
-        "tables": {name: versions[name] for name in _INPUTS},
-        "model": teacher,
-        "funnel": selection.funnel(con, parameters),
-        "classes": selection.class_counts(con, parameters),
-    }
-
-
-def _taken(name: str, there: Manifest, parameters: Parameters | None) -> InputError:
-    why = "the store has changed since"
-    if parameters is not None:
-        had = there.lineage["parameters"]
-        differ = [f"{k} {had.get(k)} -> {v}" for k, v in parameters.values.items() if had.get(k) != v]
-        why = f"the options differ: {', '.join(differ)}"
+def _taken(name: str, why: str) -> InputError:
     return InputError(
         f"the manifest '{name}' exists and has other content ({why})",
         f"give the new one another name; a manifest never changes (to build '{name}' again as it was: --as-of {name})",
     )
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Lets one process at a time move a manifest into place; the lock goes with the process, however it ends."""
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
 
 
 def _publish(
@@ -219,39 +205,50 @@ def _publish(
     con: duckdb.DuckDBPyConnection,
     manifest: Manifest,
     parameters: Parameters,
-    published: Manifest | None,
 ) -> Manifest:
-    """Writes the files, moves them into place and commits the row."""
+    """Writes the files, moves them into place and commits the row, or finds the same content there."""
     manifest.path.parent.mkdir(exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{manifest.name}-", dir=manifest.path.parent))
     try:
         staging.chmod(0o755)
         sha256 = _write(con, manifest, parameters, staging)
-        if published is not None:
-            if published.sha256 != sha256:
-                raise _taken(manifest.name, published, None)
-            progress.say(f"the manifest '{manifest.name}' is there already, with the same content")
-            return published
         lineage = manifest.lineage | {"sha256": sha256}
         (staging / LINEAGE_FILE).write_text(json.dumps(lineage, indent=1) + "\n", "utf-8")
-        if manifest.path.exists():  # left by a build that died before its commit
-            shutil.rmtree(manifest.path)
-        staging.rename(manifest.path)
+        manifest = manifest._replace(sha256=sha256, lineage=lineage)
+        with _alone(manifest.path.parent):
+            published = _published(store).get(manifest.name)
+            if published is not None:
+                _check_options(published, parameters)
+                if published.sha256 != sha256:
+                    raise _taken(manifest.name, "the store has changed since")
+                if published.path.exists():
+                    progress.say(f"the manifest '{manifest.name}' is there already, with the same content")
+                    return published
+            elif manifest.path.exists():  # left by a build that died before its commit
+                shutil.rmtree(manifest.path)
+            staging.rename(manifest.path)
+            if published is not None:
+                progress.say(f"the files of the manifest '{manifest.name}' were gone and are there again")
+                return published
+            store.append("manifests", pa.Table.from_pylist([_row(manifest)], MANIFESTS.schema))
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    row = {
+    return manifest
+
+
+def _row(manifest: Manifest) -> dict[str, Any]:
+    """The manifest's row in the manifests table."""
+    return {
         "name": manifest.name,
         "path": f"manifests/{manifest.name}",
         "generation": manifest.generation,
-        "per_class": parameters.per_class,
+        "per_class": manifest.lineage["parameters"]["per_class"],
         "rows": manifest.rows,
         "unique_images": manifest.unique_images,
-        "sha256": sha256,
-        "lineage": json.dumps(lineage),
+        "sha256": manifest.sha256,
+        "lineage": json.dumps(manifest.lineage),
         "created_at": dt.datetime.now(dt.UTC),
     }
-    store.append("manifests", pa.Table.from_pylist([row], MANIFESTS.schema))
-    return manifest._replace(sha256=sha256, lineage=lineage)
 
 
 def _write(con: duckdb.DuckDBPyConnection, manifest: Manifest, parameters: Parameters, folder: Path) -> str:

@@ -7,7 +7,7 @@ route is put together as `with STEP as (FILE), ... FILE`; values travel as bound
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from curator.errors import InputError, suggestion
+from curator.errors import InputError, some, suggestion
 
 
 @cache
@@ -84,51 +84,72 @@ def create_views(con: duckdb.DuckDBPyConnection) -> None:
         con.execute(f"create view {name} as {text(f'views/{name}')}")
 
 
-def check_expression(con: duckdb.DuckDBPyConnection, expression: str, columns: Iterable[str]) -> None:
-    """Makes sure that a user's --where is one boolean expression that always gives the same answer.
+WHERE_MEND = "give one boolean expression, e.g. --where \"width >= 64 and uri like 'pool/%'\""
+# What reads the clock: DuckDB calls these consistent, and the ones below are written without parentheses.
+_CLOCKS = {"age", "current_localtime", "current_localtimestamp"}
+_CLOCK_WORDS = {"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"}
+
+
+def check_expression(
+    con: duckdb.DuckDBPyConnection, expression: str, columns: Iterable[str], relations: Iterable[str]
+) -> None:
+    """Makes sure that a user's --where is one expression that gives the same answer each time.
 
     Args:
         con: Any connection.
         expression: The text after --where.
-        columns: Names that may be used, for the message.
+        columns: Names that may be used.
+        relations: Views that a subquery may read.
 
     Raises:
-        InputError: A syntax error, more than one expression or statement, an unknown column, or a function such as
-            random() that gives another answer each time.
+        InputError: A syntax error, more than one expression or statement, a placeholder, an unknown column, a function
+            such as random() that gives another answer each time, or a subquery that reads something else.
     """
-    mend = "give one boolean expression, e.g. --where \"width >= 64 and uri like 'pool/%'\""
-    question = f"select (\n{expression}\n)"
-    tree = json.loads(con.execute("select json_serialize_sql(?)", [question]).fetchall()[0][0])
-    if tree["error"]:
-        raise InputError(f"--where is not an SQL expression: {tree['error_message']}", mend)
-    node = tree["statements"][0]["node"] if len(tree["statements"]) == 1 else {}
-    one_expression = (
-        node.get("type") == "SELECT_NODE"
-        and len(node["select_list"]) == 1
-        and node["from_table"]["type"] == "EMPTY"
-        and not node["where_clause"]
-        and not node["modifiers"]
-    )
-    if not one_expression:
-        raise InputError("--where holds more than one expression", mend)
-    unstable = _called(tree) & {
-        name
-        for (name,) in con.execute(
-            "select function_name from duckdb_functions() where stability in ('VOLATILE', 'CONSISTENT_WITHIN_QUERY')"
-        ).fetchall()
-    }
+    nodes = list(_nodes(_expression(con, expression)))
+    names = {path[-1].lower() for path in (node["column_names"] for node in nodes if node.get("class") == "COLUMN_REF")}
+    called = {str(node["function_name"]).lower() for node in nodes if "function_name" in node}
+    volatile = "select function_name from duckdb_functions() where stability in ('VOLATILE', 'CONSISTENT_WITHIN_QUERY')"
+    unstable = called & (_CLOCKS | {name for (name,) in con.execute(volatile).fetchall()}) | names & _CLOCK_WORDS
+    if any(node.get("sample") for node in nodes):
+        unstable |= {"a sample"}
     if unstable:
         raise InputError(
-            f"--where calls {', '.join(sorted(unstable))}, which gives another answer each time",
+            f"--where uses {some(sorted(unstable))}, which gives another answer each time",
             "a manifest must be the same each time it is built: use e.g. image_id % 10 = 0 instead",
         )
-    used = {path[-1] for path in _columns(tree)}
-    unknown = sorted(name for name in used if name.lower() not in {c.lower() for c in columns})
-    if unknown and not _has_subquery(tree):
+    if any(node.get("class") == "PARAMETER" for node in nodes):
+        raise InputError("--where holds a placeholder, and there is nothing to fill it with", "write the value itself")
+    own = {entry["key"].lower() for node in nodes for entry in node.get("cte_map", {}).get("map", ())}
+    read = {".".join(node["qualified_name"]["path"]) for node in nodes if node.get("type") == "BASE_TABLE"}
+    read |= {f"{node['function']['function_name']}()" for node in nodes if node.get("type") == "TABLE_FUNCTION"}
+    foreign = sorted(name for name in read if name.lower() not in {*relations, *own})
+    if foreign:
+        raise InputError(
+            f"--where reads '{foreign[0]}', which is no part of a manifest's lineage",
+            f"a subquery may read {', '.join(relations)}",
+        )
+    # Columns of a subquery are for DuckDB to judge; the parameters of a lambda stand in the tree like columns.
+    lambdas = [part for node in nodes if node.get("class") == "LAMBDA" for part in _nodes(node["lhs"])]
+    names -= {name.lower() for part in lambdas for name in part.get("column_names", ())}
+    unknown = sorted(names - {column.lower() for column in columns})
+    if unknown and not any(node.get("class") == "SUBQUERY" for node in nodes):
         raise InputError(
             f"--where names the unknown column '{unknown[0]}'{suggestion(unknown[0], columns)}",
             f"the columns are {', '.join(sorted(columns))}",
         )
+
+
+def _expression(con: duckdb.DuckDBPyConnection, expression: str) -> Any:
+    """The syntax tree of a text that is one expression by itself and inside parentheses: `true) or (true` is not."""
+    tree: Any = None
+    for question in (f"select (\n{expression}\n)", f"select\n{expression}\n"):
+        tree = json.loads(con.execute("select json_serialize_sql(?)", [question]).fetchall()[0][0])
+        if tree["error"]:
+            raise InputError(f"--where is not an SQL expression: {tree['error_message'].splitlines()[0]}", WHERE_MEND)
+        node = tree["statements"][0]["node"] if len(tree["statements"]) == 1 else {}
+        if node.get("type") != "SELECT_NODE" or len(node["select_list"]) != 1:
+            raise InputError("--where holds more than one expression", WHERE_MEND)
+    return tree
 
 
 def _nodes(tree: Any) -> Iterable[dict[str, Any]]:
@@ -139,15 +160,3 @@ def _nodes(tree: Any) -> Iterable[dict[str, Any]]:
     elif isinstance(tree, list):
         for value in tree:
             yield from _nodes(value)
-
-
-def _called(tree: Any) -> set[str]:
-    return {str(node["function_name"]).lower() for node in _nodes(tree) if "function_name" in node}
-
-
-def _columns(tree: Any) -> Iterable[Sequence[str]]:
-    return (node["column_names"] for node in _nodes(tree) if node.get("class") == "COLUMN_REF")
-
-
-def _has_subquery(tree: Any) -> bool:
-    return any(node.get("class") == "SUBQUERY" for node in _nodes(tree))

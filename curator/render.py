@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
+import decimal
+import itertools
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from curator import progress
+from curator.errors import InputError, printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,7 +27,7 @@ def answer(document: Mapping[str, Any], as_json: bool, text: str = "") -> None:
 
 
 def dumps(value: Any, indent: int | None = None) -> str:
-    """JSON that every reader accepts: NaN and infinity become null, times become ISO 8601."""
+    """JSON that every reader accepts: NaN and infinity become null, times become ISO 8601, bytes become hex."""
     return json.dumps(_plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
@@ -35,6 +40,9 @@ def _plain(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, str | int | bool):
         return value
+    if isinstance(value, decimal.Decimal):
+        # what DuckDB gives for a sum of integers and for 0.5
+        return int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, dt.date | dt.time):
         return value.isoformat()
     if isinstance(value, bytes):
@@ -49,7 +57,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = Non
     names = list(columns or rows[0])
     cells = [[_cell(row.get(name)) for name in names] for row in rows]
     widths = [max(len(name), *(len(line[i]) for line in cells)) if cells else len(name) for i, name in enumerate(names)]
-    right = [any(isinstance(row.get(name), int | float) for row in rows) for name in names]
+    right = [any(isinstance(row.get(name), int | float | decimal.Decimal) for row in rows) for name in names]
     lines = [[*names], ["-" * width for width in widths], *cells]
     text = [
         "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)).rstrip()
@@ -66,8 +74,7 @@ def _cell(value: Any) -> str:
     if isinstance(value, list | tuple):
         shown = ", ".join(_cell(v) for v in value[:5])
         return f"[{shown}, ... {len(value)}]" if len(value) > 5 else f"[{shown}]"
-    # A name from a file must not move the cursor or break the line.
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))
+    return printable(value.hex() if isinstance(value, bytes) else str(value))
 
 
 def fields(items: Mapping[str, Any]) -> str:
@@ -77,48 +84,82 @@ def fields(items: Mapping[str, Any]) -> str:
 
 
 def stream(reader: pa.RecordBatchReader, form: str) -> None:
-    """Prints a query's answer in one of FORMATS without holding it all, but for the table.
+    """Prints a query's answer in one of FORMATS.
 
     Args:
-        reader: The answer.
+        reader: The answer. Of columns with the same name the later ones get a number, as in DuckDB's tables.
         form: table, json (one array), jsonl, csv or parquet (bytes on standard output).
-    """
-    if form == "table":
-        _stream_table(reader)
-    elif form == "parquet":
-        import pyarrow.parquet as pq
 
-        with pq.ParquetWriter(sys.stdout.buffer, reader.schema) as writer:
-            for batch in reader:
-                writer.write_batch(batch)
+    Raises:
+        InputError: The answer holds something that the format cannot show.
+    """
+    names = _distinct(reader.schema.names)
+    if form == "table":
+        _stream_table(_rows(reader, names), names)
+    elif form == "parquet":
+        _stream_parquet(reader, names)
     elif form == "csv":
         import csv
 
         lines = csv.writer(sys.stdout, lineterminator="\n")
-        lines.writerow(reader.schema.names)
-        for batch in reader:
-            for row in batch.to_pylist():
-                lines.writerow([_csv_cell(value) for value in row.values()])
+        lines.writerow(names)
+        lines.writerows([_csv_cell(value) for value in row.values()] for row in _rows(reader, names))
     else:
-        _stream_json((row for batch in reader for row in batch.to_pylist()), form == "json")
+        _stream_json(_rows(reader, names), form == "json")
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    found: list[str] = []
+    for name in names:
+        number = 0
+        numbered = name
+        while numbered in found:
+            number += 1
+            numbered = f"{name}_{number}"
+        found.append(numbered)
+    return found
+
+
+def _rows(reader: pa.RecordBatchReader, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for batch in reader:
+        try:
+            rows: list[dict[str, Any]] = batch.rename_columns(names).to_pylist()
+        except (OverflowError, ValueError) as error:
+            raise InputError(
+                f"the answer holds a date or time that cannot be shown ({error})",
+                "cast it in the query: select added_at::varchar",
+            ) from None
+        yield from rows
+
+
+def _stream_parquet(reader: pa.RecordBatchReader, names: Sequence[str]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([field.with_name(name) for field, name in zip(reader.schema, names, strict=True)])
+    try:
+        with pq.ParquetWriter(sys.stdout.buffer, schema) as writer:
+            for batch in reader:
+                writer.write_batch(batch.rename_columns(names))
+    except pa.ArrowNotImplementedError as error:
+        raise InputError(f"the answer cannot be written as Parquet ({error})", "cast the column to varchar") from None
 
 
 def _csv_cell(value: Any) -> str:
     plain = _plain(value)
     if plain is None:
         return ""
-    return str(plain) if isinstance(plain, str | int | float) else dumps(plain)
+    return plain if isinstance(plain, str) else dumps(plain)
 
 
-def _stream_table(reader: pa.RecordBatchReader) -> None:
-    rows: list[dict[str, Any]] = []
-    for batch in reader:
-        rows += batch.to_pylist()
-        if len(rows) > _TABLE_ROWS:
-            break
-    print(table(rows[:_TABLE_ROWS], reader.schema.names))
-    if len(rows) > _TABLE_ROWS:
-        print(f"only the first {_TABLE_ROWS} rows are shown; --format csv or jsonl gives all", file=sys.stderr)
+def _stream_table(rows: Iterator[dict[str, Any]], names: Sequence[str]) -> None:
+    shown = list(itertools.islice(rows, _TABLE_ROWS))
+    if names == ["explain_key", "explain_value"]:
+        print("\n".join(row["explain_value"] for row in shown))  # a drawing of several lines
+    else:
+        print(table(shown, names))
+    if next(rows, None) is not None:
+        progress.say(f"only the first {_TABLE_ROWS} rows are shown; --format csv or jsonl gives all")
 
 
 def _stream_json(rows: Iterable[Mapping[str, Any]], array: bool) -> None:
@@ -128,6 +169,6 @@ def _stream_json(rows: Iterable[Mapping[str, Any]], array: bool) -> None:
         return
     first = True
     for row in rows:
-        print("[" if first else ",", dumps(row), sep="\n" if first else "\n", end="")
+        print("[" if first else ",", dumps(row), sep="\n", end="")
         first = False
     print("[]" if first else "\n]")

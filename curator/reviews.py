@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import getpass
+import os
 
 import pyarrow as pa
 
@@ -46,7 +47,8 @@ def add_review(
             "a relabel needs a class, and only a relabel",
             "--decision relabel --new-label CLASS, or leave --new-label out",
         )
-    if not store.rows("select 1 from images where image_id = $image_id", image_id=image_id):
+    known = abs(image_id) < 2**63 and store.rows("select 1 from images where image_id = $id", id=image_id)
+    if not known:
         raise InputError(f"there is no image {image_id}", 'curator sql "select image_id, uri from images limit 10"')
     newest = store.rows(
         "select max(generation) as generation from labels where image_id = $image_id", image_id=image_id
@@ -56,12 +58,20 @@ def add_review(
         "generation": newest[0]["generation"],
         "decision": decision,
         "new_label": None if new_label is None else class_index(store.classes(), new_label),
-        "reviewer": reviewer or getpass.getuser(),
+        "reviewer": reviewer or _login(),
         "reason": reason,
         "decided_at": dt.datetime.now(dt.UTC),
     }
     store.append("reviews", pa.Table.from_pylist([row], REVIEWS.schema))
     return row
+
+
+def _login() -> str:
+    """The user's login name, or the user's number where the system knows no name, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def class_index(classes: list[str], given: str) -> int:

@@ -10,8 +10,10 @@ The same text goes into the manifest's lineage, so that what ran can be run agai
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from typing import TYPE_CHECKING, Any
 
+import curator
 from curator import queries
 from curator.errors import InputError, some, suggestion
 from curator.schema import IMAGES, LABELS
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 FILLS = ("copies", "none")
 TARGETS = ("soft", "hard")
 _WHERE_MARK = "/* where */ true"
+# What a selection reads, and so what a --where may read in a subquery; a manifest records their versions.
+INPUTS = ("images", "labels", "reviews", "models", "classes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +82,8 @@ class Parameters:
                     f"--temperature {self.temperature} is not above 0",
                 ),
                 (
-                    self.max_copies is not None and self.max_copies < 1,
-                    f"--max-copies {self.max_copies} is not at least 1",
+                    self.max_copies is not None and not 1 <= self.max_copies < 2**31,
+                    f"--max-copies {self.max_copies} is not in 1 to {2**31 - 1}",
                 ),
                 (self.where is not None and not self.where.strip(), "--where is empty"),
             )
@@ -98,6 +102,23 @@ class Parameters:
         """The parameters that are not at their defaults, so that an option added later changes no older hash."""
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         return {name: value for name, value in self.values.items() if value != defaults[name]}
+
+
+def generation(con: duckdb.DuckDBPyConnection, asked: int | None) -> int:
+    """The generation to select from.
+
+    Raises:
+        InputError: It is not there, or none is.
+    """
+    there = [g["generation"] for g in queries.rows(con, "select distinct generation from labels order by generation")]
+    if not there:
+        raise InputError(
+            "no generation has soft labels yet",
+            "curator label --model NAME, or curator import-labels FILE ...",
+        )
+    if asked is not None and asked not in there:
+        raise InputError(f"there is no generation {asked}", f"--generation with one of {some(there, 20)}")
+    return int(there[-1] if asked is None else asked)
 
 
 def steps(where: str | None) -> dict[str, str]:
@@ -125,10 +146,12 @@ def select(con: duckdb.DuckDBPyConnection, parameters: Parameters) -> None:
         InputError: The --where is not one sound expression.
     """
     if parameters.where:
-        columns = [*LABELS.schema.names, *IMAGES.schema.names, "class_name"]
-        queries.check_expression(con, parameters.where, columns)
+        columns = dict.fromkeys([*LABELS.schema.names, *IMAGES.schema.names, "class_name"])
+        queries.check_expression(con, parameters.where, columns, INPUTS)
     query = f"create temp table selected as {statement(parameters)}"
     try:
+        if parameters.where:
+            _check_boolean(con, parameters)
         con.execute(query, queries.bind(con, query, parameters.values))
     except _query_errors() as error:
         if parameters.where is None:
@@ -139,15 +162,20 @@ def select(con: duckdb.DuckDBPyConnection, parameters: Parameters) -> None:
         ) from None
 
 
+def _check_boolean(con: duckdb.DuckDBPyConnection, parameters: Parameters) -> None:
+    """DuckDB takes 5 for true; a --where that is a number is more likely half an expression."""
+    before = steps(parameters.where)
+    value = before["allowed"].replace("select p.*", f"select (\n{parameters.where}\n)", 1)
+    query = queries.compose({"pool": before["pool"]}, value)
+    kind = con.sql(query, params=queries.bind(con, query, parameters.values)).types[0]
+    if kind != "BOOLEAN":
+        raise InputError(f"--where gives {kind}, not true or false", queries.WHERE_MEND)
+
+
 def _query_errors() -> tuple[type[Exception], ...]:
     import duckdb
 
-    return (
-        duckdb.BinderException,
-        duckdb.ConversionException,
-        duckdb.InvalidInputException,
-        duckdb.CatalogException,
-    )
+    return (duckdb.ProgrammingError, duckdb.DataError, duckdb.NotSupportedError)
 
 
 def funnel(con: duckdb.DuckDBPyConnection, parameters: Parameters) -> dict[str, int]:
@@ -160,3 +188,25 @@ def class_counts(con: duckdb.DuckDBPyConnection, parameters: Parameters) -> list
     """What the selection did to each class, see sql/class_counts.sql; call `select` first."""
     query = queries.compose(steps(parameters.where), queries.text("class_counts"))
     return queries.rows(con, query, **parameters.values)
+
+
+def lineage(con: duckdb.DuckDBPyConnection, parameters: Parameters, versions: dict[str, int]) -> dict[str, Any]:
+    """Everything that says how the rows came about, without times, names and paths."""
+    sql = statement(parameters)
+    teacher = queries.rows(
+        con,
+        "select l.model, m.weights_hash"
+        " from (select any_value(model) as model from labels where generation = $generation) as l"
+        " left join models as m on m.model = l.model",
+        generation=parameters.generation,
+    )[0]
+    return {
+        "tool": f"curator {curator.__version__}",
+        "parameters": parameters.values,
+        "sql": sql,
+        "sql_sha256": hashlib.sha256(sql.encode()).hexdigest(),
+        "tables": {name: versions[name] for name in INPUTS},
+        "model": teacher,
+        "funnel": funnel(con, parameters),
+        "classes": class_counts(con, parameters),
+    }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
@@ -21,7 +22,8 @@ from curator.errors import InputError, some, suggestion
 from curator.schema import SPLITS
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"))
-LISTING_SUFFIXES = (".parquet", ".csv", ".tsv")
+TEXT_SUFFIXES = (".csv", ".tsv")
+LISTING_SUFFIXES = (".parquet", *TEXT_SUFFIXES)
 # `name` is the path inside the source, by which a label file may know the image.
 SCHEMA = pa.schema(
     {
@@ -37,6 +39,8 @@ SCHEMA = pa.schema(
     }
 )
 _BATCH = 50_000
+# What Python puts for bytes of a file name that are not UTF-8.
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 def read(source: str, split: str | None, folder_labels: bool, root: Path, base: str = "") -> Iterator[pa.RecordBatch]:
@@ -62,7 +66,8 @@ def read(source: str, split: str | None, folder_labels: bool, root: Path, base: 
     if path.is_dir():
         return _folder(path, split, folder_labels, root)
     if source.endswith(".tar"):
-        shards = sorted(glob.glob(source, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
+        pattern = glob.escape(source) if path.is_file() else source
+        shards = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
         if not shards:
             raise InputError(f"there is no shard '{source}'", "check the path or the pattern")
         return _shards([Path(shard) for shard in shards], split, folder_labels, root)
@@ -78,7 +83,7 @@ def read(source: str, split: str | None, folder_labels: bool, root: Path, base: 
 
 def relative(path: Path, root: Path) -> str:
     """The uri of a file: relative to the root where it lies below it, else its absolute path."""
-    absolute = path.absolute()
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100 - takes "..", which would give a file a second uri, and keeps links
     return absolute.relative_to(root).as_posix() if absolute.is_relative_to(root) else absolute.as_posix()
 
 
@@ -94,7 +99,7 @@ def _folder(folder: Path, split: str | None, folder_labels: bool, root: Path) ->
     others: Counter[str] = Counter()
 
     def files() -> Iterator[dict[str, object]]:
-        for name in _walk(folder, ""):
+        for name in _walk(folder, "", frozenset()):
             suffix = PurePosixPath(name).suffix.lower()
             if suffix not in SUFFIXES:
                 others[suffix or "no ending"] += 1
@@ -108,14 +113,18 @@ def _folder(folder: Path, split: str | None, folder_labels: bool, root: Path) ->
         progress.say(f"left out {others.total()} files that are not images by their ending: {left_out}")
 
 
-def _walk(folder: Path, below: str) -> Iterator[str]:
+def _walk(folder: Path, below: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
     """Paths of all files below a folder, depth first, sorted, without holding more than one folder in memory."""
+    state = (folder / below).stat()
+    if (state.st_dev, state.st_ino) in above:
+        return  # a link back to a folder that is being walked
+    above |= {(state.st_dev, state.st_ino)}
     with os.scandir(folder / below) as entries:
         sorted_entries = sorted(entries, key=lambda entry: entry.name)
     for entry in sorted_entries:
         name = f"{below}/{entry.name}" if below else entry.name
         if entry.is_dir():
-            yield from _walk(folder, name)
+            yield from _walk(folder, name, above)
         else:
             yield name
 
@@ -142,7 +151,7 @@ def _shards(shards: list[Path], split: str | None, folder_labels: bool, root: Pa
                 with tarfile.open(shard, "r:") as tar:
                     for member in tar:
                         suffix = PurePosixPath(member.name).suffix.lower()
-                        if not member.isfile() or suffix not in SUFFIXES:
+                        if not member.isfile() or member.issparse() or suffix not in SUFFIXES:
                             others[suffix or "no ending"] += member.isfile()
                             continue
                         name = member.name.removeprefix("./")
@@ -154,6 +163,7 @@ def _shards(shards: list[Path], split: str | None, folder_labels: bool, root: Pa
                             "byte_length": member.size,
                             "split": split,
                         } | _class_of(name, folder_labels, str(shard))
+                    _check_end(shard, tar.offset)
             except tarfile.TarError as error:
                 raise InputError(
                     f"'{shard}' is not a readable, uncompressed tar file ({error})", "write it again"
@@ -162,10 +172,28 @@ def _shards(shards: list[Path], split: str | None, folder_labels: bool, root: Pa
     yield from _batches(members(), some(f"'{shard}'" for shard in shards), others)
 
 
+def _check_end(shard: Path, at: int) -> None:
+    """Makes sure that a tar ends where its members end: tarfile takes any damage behind the first one for the end."""
+    ended = False
+    with shard.open("rb") as file:
+        file.seek(at)
+        while block := file.read(1 << 20):
+            ended = True
+            if block.count(0) != len(block):
+                raise tarfile.ReadError("it goes on behind its last readable member")
+    if not ended:
+        raise tarfile.ReadError("its end is missing")
+
+
 def _batches(rows: Iterator[dict[str, object]], source: str, others: Counter[str]) -> Iterator[pa.RecordBatch]:
     position = 0
     waiting: list[dict[str, object]] = []
     for row in rows:
+        if _SURROGATE.search(str(row["uri"])):
+            raise InputError(
+                f"the name {str(row['uri']).encode('utf-8', 'backslashreplace').decode()!r} in {source} is not UTF-8",
+                "rename the file; a uri is text",
+            )
         waiting.append(row | {"position": position})
         position += 1
         if len(waiting) == _BATCH:
@@ -185,34 +213,60 @@ def _listing(path: Path, split: str | None, base: str) -> Iterator[pa.RecordBatc
     position = 0
     for batch in table_batches(path, ("uri",)):
         n = batch.num_rows
-        uris = batch.column("uri").cast(pa.string())
-        if uris.null_count:
-            row = position + uris.is_null().to_pylist().index(True)
-            raise InputError(f"row {row} of '{path}' has no uri", "fill it in, or remove the row")
-        columns: dict[str, pa.Array] = {
-            "position": pa.array(range(position, position + n), pa.int64()),
-            "name": uris,
-        }
-        columns["uri"] = uris if not base else pa.array([f"{base.rstrip('/')}/{uri}" for uri in uris.to_pylist()])
-        for name in ("shard", "byte_offset", "byte_length", "split", "class_name", "label"):
-            if name in batch.schema.names:
-                columns[name] = batch.column(name)
-        label = columns.get("label")
-        if label is not None and not pa.types.is_integer(label.type):
-            columns["class_name"] = columns.pop("label").cast(pa.string())
-        if "split" not in columns or columns["split"].null_count:
-            given = columns.get("split", pa.nulls(n, pa.string())).cast(pa.string())
-            columns["split"] = given.fill_null(_need_split(split))
-        unknown = set(columns["split"].unique().to_pylist()) - set(SPLITS)
+        columns = {f.name: _column(batch, f.name, f.type, path) for f in SCHEMA if f.name != "label"}
+        columns |= _labels(batch, path)
+        uris = columns["uri"].to_pylist()
+        missing = next((row for row, uri in enumerate(uris) if not uri), None)
+        if missing is not None:
+            raise InputError(f"row {position + missing} of '{path}' has no uri", "fill it in, or remove the row")
+        columns["position"] = pa.array(range(position, position + n), pa.int64())
+        columns["name"] = columns["uri"]
+        if base:
+            columns["uri"] = pa.array([f"{base.rstrip('/')}/{uri}" for uri in uris], pa.string())
+        if columns["split"].null_count:
+            columns["split"] = columns["split"].fill_null(_need_split(split))
+        unknown = sorted(set(columns["split"].unique().to_pylist()) - set(SPLITS))
         if unknown:
-            raise InputError(f"'{path}' names the unknown split '{unknown.pop()}'", f"splits are {', '.join(SPLITS)}")
-        yield pa.RecordBatch.from_arrays(
-            [columns[f.name].cast(f.type) if f.name in columns else pa.nulls(n, f.type) for f in SCHEMA],
-            schema=SCHEMA,
-        )
+            raise InputError(f"'{path}' names the unknown split '{unknown[0]}'", f"splits are {', '.join(SPLITS)}")
+        yield pa.RecordBatch.from_arrays([columns[name] for name in SCHEMA.names], schema=SCHEMA)
         position += n
     if not position:
         raise InputError(f"the listing '{path}' has no rows", "write one row per image")
+
+
+def read_labels(path: Path) -> pa.Table:
+    """A label file as a table of uri, class_name and label, one of the last two null.
+
+    Raises:
+        InputError: The file is missing or damaged, or lacks `uri` or `label`.
+    """
+    parts = []
+    for batch in table_batches(path, ("uri", "label")):
+        columns = {"class_name": pa.nulls(batch.num_rows, pa.string())} | _labels(batch, path)
+        parts.append(pa.table(columns | {"uri": _column(batch, "uri", pa.string(), path)}))
+    if not parts:
+        raise InputError(f"the label file '{path}' has no rows", "write one row per image")
+    return pa.concat_tables([part.select(["uri", "class_name", "label"]) for part in parts])
+
+
+def _labels(batch: pa.RecordBatch, path: Path) -> dict[str, pa.Array]:
+    """Numbers in the column `label` are class indexes (pandas writes those with gaps as floats), text is names."""
+    kind = batch.column("label").type if "label" in batch.schema.names else pa.int64()
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return {"label": _column(batch, "label", pa.int64(), path)}
+    return {"label": pa.nulls(batch.num_rows, pa.int64()), "class_name": _column(batch, "label", pa.string(), path)}
+
+
+def _column(batch: pa.RecordBatch, name: str, kind: pa.DataType, path: Path) -> pa.Array:
+    if name not in batch.schema.names:
+        return pa.nulls(batch.num_rows, kind)
+    try:
+        return batch.column(name).cast(kind)
+    except pa.ArrowException as error:
+        raise InputError(
+            f"the column '{name}' of '{path}' cannot be used as {kind} ({str(error).splitlines()[0]})",
+            "correct its values, or leave the column out",
+        ) from None
 
 
 def table_batches(
@@ -238,8 +292,10 @@ def table_batches(
             form = pyarrow.dataset.CsvFileFormat(
                 pyarrow.csv.ParseOptions(delimiter="\t" if path.suffix.lower() == ".tsv" else ","),
                 convert_options=pyarrow.csv.ConvertOptions(
-                    # "007.jpg" without its ending, or a class called "01", must not become a number
-                    column_types={"uri": pa.string(), "class_name": pa.string()},
+                    # "007.jpg" without its ending, or a class called "01", must not become a number, and a class
+                    # called "null" or "nan" is a name
+                    column_types={name: pa.string() for name in ("uri", "shard", "split", "class_name", "label")},
+                    null_values=[""],
                     strings_can_be_null=True,
                 ),
             )

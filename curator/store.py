@@ -14,12 +14,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import tempfile
-import time
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote
 
 import deltalake
 import pyarrow as pa
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 KEPT_CLASSES = 20
 _SETTINGS = "store.json"
+# What deltalake 1.6 cannot have in the path of a table: it stops with a Rust panic, or looks elsewhere.
+_UNFIT = re.compile(r"[][|^\\\x00-\x1f\x7f\ud800-\udfff]|%[0-9A-Fa-f]{2}")
 # Where a table's name is also the name of a folder of artefacts, the table lies beside it.
 _TABLE_FOLDERS = {name: name for name in TABLES} | {"manifests": "manifest_table", "models": "model_table"}
 
@@ -62,31 +66,27 @@ class Store:
         path: The folder.
 
     Raises:
-        StoreError: There is no store at the path, or it was written by a newer version.
+        StoreError: There is no store at the path, or one that cannot be read.
     """
 
     def __init__(self, path: str | Path) -> None:
-        if "://" in str(path):
-            raise StoreError(
-                f"the store '{path}' is a URL, and only local folders can be read so far",
-                "use a local folder",
-            )
         self.path = Path(path)
+        _check_path(self.path)
         try:
             stated = json.loads((self.path / _SETTINGS).read_text("utf-8"))
-            self.settings = Settings(**stated)
+            if stated["format"] != FORMAT:
+                raise StoreError(
+                    f"the store '{path}' has format {stated['format']}; this version of curator reads format {FORMAT}",
+                    "install the version of curator that wrote it",
+                )
+            self.settings = Settings(FORMAT, os.fspath(stated["root"]), int(stated["kept_classes"]))
         except (FileNotFoundError, NotADirectoryError):
-            raise StoreError(f"there is no store at '{path}'", f"curator init --store {path}") from None
-        except (ValueError, TypeError) as error:
-            raise StoreError(
-                f"{self.path / _SETTINGS} is damaged ({error})",
-                'restore it; its form is {"format": 1, "root": "..", "kept_classes": 20}',
-            ) from None
-        if self.settings.format != FORMAT:
-            raise StoreError(
-                f"the store '{path}' has format {self.settings.format}; this version of curator reads format {FORMAT}",
-                "install the version of curator that wrote it",
-            )
+            mend = f"curator init --store {shlex.quote(str(path))}"
+            raise StoreError(f"there is no store at '{path}'", mend) from None
+        except (ValueError, TypeError, KeyError) as error:
+            why = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else str(error)
+            mend = 'restore it; its form is {"format": 1, "root": "..", "kept_classes": 20}'
+            raise StoreError(f"{self.path / _SETTINGS} is damaged ({why})", mend) from None
 
     @classmethod
     def create(
@@ -100,60 +100,86 @@ class Store:
             root: Folder that relative uris start from; by default the folder that the store lies in.
 
         Raises:
-            StoreError: The path holds something else, or a store with other classes.
+            StoreError: The path holds something else, or a store with another root or other classes.
+            InputError: The class names cannot be used.
         """
         path = Path(path)
+        _check_path(path)
+        if class_names is not None:
+            _check_classes(class_names)
         if (path / _SETTINGS).exists():
-            store = cls(path)
-            if class_names is not None and store.classes() != list(class_names):
-                raise StoreError(
-                    f"the store '{path}' exists and has other classes ({some(store.classes()) or 'none yet'})",
-                    "choose another --store, or leave --classes out",
-                )
-            return store
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            return cls(path)._same(class_names, root)
+        place = path.resolve() if path.is_symlink() else Path(os.path.abspath(path))  # noqa: PTH100 - keeps links
+        if place.exists() and (not place.is_dir() or any(place.iterdir())):
             raise StoreError(f"'{path}' exists and is not a store", "choose an empty or new folder for --store")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # The tables are made in a folder beside it and renamed, so that a killed init leaves no half store.
-        making = Path(tempfile.mkdtemp(prefix=f".{path.name}.init-", dir=path.parent))
-        making.chmod(0o755)
+        if place.exists() and (place.samefile(Path.cwd()) or place.is_mount()):
+            raise StoreError(
+                f"'{path}' is the current folder or a mount point, which cannot be replaced by a store",
+                f"curator init --store {shlex.quote(str(path / 'store'))}",
+            )
+        place.parent.mkdir(parents=True, exist_ok=True)
+        # The store is made in a folder beside it and renamed, so that a killed init leaves no half store.
+        beside = Path(tempfile.mkdtemp(prefix=f".{place.name}.init-", dir=place.parent))
         try:
+            making = beside / "store"
+            making.mkdir()
             for name, table in TABLES.items():
                 deltalake.DeltaTable.create(str(making / _TABLE_FOLDERS[name]), table.schema, name=name)
             relative = os.path.relpath(root, path) if root is not None else ".."
             settings = Settings(FORMAT, relative, KEPT_CLASSES)
             (making / _SETTINGS).write_text(json.dumps(settings._asdict(), indent=1) + "\n", "utf-8")
-            if path.exists():
-                path.rmdir()
-            making.rename(path)
-        except BaseException:
-            shutil.rmtree(making, ignore_errors=True)
-            raise
-        store = cls(path)
-        if class_names is not None:
-            store.define_classes(class_names)
-        return store
+            if class_names is not None:
+                cls(making).define_classes(class_names)
+            try:
+                making.rename(place)
+            except OSError:
+                if not (place / _SETTINGS).exists():
+                    raise
+                return cls(path)._same(class_names, root)  # another init was faster
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+        return cls(path)
+
+    def _same(self, class_names: Sequence[str] | None, root: str | Path | None) -> Store:
+        """This store, if it is what `create` was asked for."""
+        known = self.classes()
+        other = ""
+        if root is not None and Path(os.path.abspath(root)) != self.root:  # noqa: PTH100 - as in root
+            other = f"another root ({self.root})"
+        elif class_names is not None and known and known != list(class_names):
+            other = f"other classes ({some(known)})"
+        if other:
+            mend = "choose another --store, or leave --root and --classes out"
+            raise StoreError(f"the store '{self.path}' exists and has {other}", mend)
+        if class_names is not None and not known:
+            self.define_classes(class_names)
+        return self
 
     @property
     def root(self) -> Path:
         """The folder that relative uris start from."""
         return Path(os.path.normpath(self.path.absolute() / self.settings.root))
 
-    def locate(self, uri: str) -> Path:
-        """The file of a uri (for a picture in a shard, pass the shard)."""
-        return self.root / uri
-
     def delta(self, table: str, version: int | None = None) -> deltalake.DeltaTable:
         """A table of the store, at its newest or at a given version."""
-        where = self.path / _TABLE_FOLDERS[table]
+        folder = self.path / _TABLE_FOLDERS[table]
         try:
-            return deltalake.DeltaTable(str(where), version=version)
+            found = deltalake.DeltaTable(str(folder), version=version)
         except DeltaError as error:
-            at = "" if version is None else f" at version {version}"
-            raise StoreError(
-                f"the table '{table}' of the store '{self.path}' cannot be read{at} ({str(error).splitlines()[0]})",
-                f"restore {where} from a backup; its _delta_log folder must be complete",
-            ) from None
+            raise self.unreadable(table, error) from None
+        commit = folder / "_delta_log" / f"{found.version():020}.json"
+        if commit.exists() and not commit.stat().st_size:
+            # read as it stands, it would hide the rows of that commit, and the next one would bury it
+            mend = f"rm {shlex.quote(str(commit))}, then run again what was running"
+            raise StoreError(f"{commit} is empty; it was being written when the machine stopped", mend)
+        return found
+
+    def unreadable(self, table: str, error: Exception) -> StoreError:
+        """What to tell when the files of a table are damaged or gone."""
+        return StoreError(
+            f"the table '{table}' of the store '{self.path}' cannot be read ({str(error).splitlines()[0]})",
+            f"restore {self.path / _TABLE_FOLDERS[table]} from a backup, with all files that its _delta_log names",
+        )
 
     def versions(self) -> dict[str, int]:
         """The newest version of each table, to read them all at one state later."""
@@ -170,11 +196,15 @@ class Store:
         con = duckdb.connect(config={"temp_directory": str(Path(tempfile.gettempdir()) / f"curator-{os.getuid()}")})
         con.execute("set timezone = 'UTC'")
         for name, table in TABLES.items():
-            files = self.delta(name, (versions or {}).get(name)).file_uris()
-            if files:
-                con.read_parquet(sorted(files)).create_view(f"stored_{name}")
-            else:
-                con.register(f"stored_{name}", table.schema.empty_table())
+            paths = paths_of(self.delta(name, (versions or {}).get(name)))
+            try:
+                if paths:
+                    con.read_parquet(paths).create_view(f"stored_{name}")
+                else:
+                    con.register(f"stored_{name}", table.schema.empty_table())
+            except duckdb.Error as error:
+                con.close()
+                raise self.unreadable(name, error) from None
         queries.create_views(con)
         return con
 
@@ -206,7 +236,7 @@ class Store:
         Raises:
             CommitRaced: Another process published the claim in the meantime; nothing was changed.
         """
-        folder = Path(table.table_uri.removeprefix("file://"))
+        folder = Path(unquote(table.table_uri.removeprefix("file://")))
         adds: list[AddAction | RemoveAction] = [_add_action(folder, file) for file in files]
         turn = (table.transaction_version(claim) or 0) + 1
         try:
@@ -231,25 +261,55 @@ class Store:
         Raises:
             InputError: A name is empty or repeated, or there are more classes than 16 bits can number.
         """
-        seen: dict[str, int] = {}
-        for line, name in enumerate(class_names, start=1):
-            if not name:
-                raise InputError(f"class {line} has an empty name", "give every class a name, one a line")
-            if name in seen:
-                raise InputError(
-                    f"the class '{name}' appears twice, as number {seen[name]} and number {line}",
-                    "remove one of them from the class file",
-                )
-            seen[name] = line
-        if not seen:
-            raise InputError("there are no class names", "write one class name a line into the class file")
-        if len(seen) > 2**15:
-            raise InputError(f"{len(seen)} classes are more than the {2**15} that a store can hold", "merge classes")
+        _check_classes(class_names)
         table = self.delta("classes")
-        rows = pa.table({"label": range(len(seen)), "class_name": list(seen)}).cast(CLASSES.schema)
-        file = self.path / "classes" / f"classes-{time.time_ns()}.parquet"
-        pq.write_table(rows, file)
-        self.publish(table, [file], "the classes")
+        # Two first imports may both have seen no classes: the later one goes on only with the same ones.
+        if not paths_of(table):
+            rows = pa.table({"label": range(len(class_names)), "class_name": list(class_names)}).cast(CLASSES.schema)
+            file = self.path / "classes" / f"{uuid.uuid4().hex}.parquet"
+            try:
+                pq.write_table(rows, file)
+                self.publish(table, [file], "the classes")
+            except CommitRaced:
+                file.unlink()
+            except BaseException:
+                file.unlink(missing_ok=True)
+                raise
+        if self.classes() != list(class_names):
+            raise CommitRaced(f"the store has other classes by now ({some(self.classes())})", "run the command again")
+
+
+def paths_of(table: deltalake.DeltaTable) -> list[str]:
+    """The paths of a table's files, sorted; deltalake gives them with the escapes of a URL."""
+    return sorted(unquote(uri.removeprefix("file://")) for uri in table.file_uris())
+
+
+def _check_path(path: Path) -> None:
+    if re.match(r"\w{2,}:/", str(path)):  # Path makes one slash of two
+        raise StoreError(f"the store '{path}' is a URL, and only folders can be read so far", "use a local folder")
+    found = _UNFIT.search(str(path.absolute()))
+    if found:
+        raise StoreError(
+            f"a store cannot lie at {str(path.absolute())!r}, because of the {found.group()!r} in its path",
+            "choose another --store, or rename the folder",
+        )
+
+
+def _check_classes(class_names: Sequence[str]) -> None:
+    seen: dict[str, int] = {}
+    for line, name in enumerate(class_names, start=1):
+        if not name:
+            raise InputError(f"class {line} has an empty name", "give every class a name, one a line")
+        if name in seen:
+            raise InputError(
+                f"the class '{name}' appears twice, as number {seen[name]} and number {line}",
+                "remove one of them from the class file",
+            )
+        seen[name] = line
+    if not seen:
+        raise InputError("there are no class names", "write one class name a line into the class file")
+    if len(seen) > 2**15:
+        raise InputError(f"{len(seen)} classes are more than the {2**15} that a store can hold", "merge classes")
 
 
 def check_name(what: str, name: str) -> None:
@@ -258,7 +318,8 @@ def check_name(what: str, name: str) -> None:
     Raises:
         InputError: The name is empty, too long or holds other characters than letters, digits, '.', '_' and '-'.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) or name in TABLES:
+    # SQL does not tell upper from lower case
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) or name.lower().removeprefix("stored_") in TABLES:
         raise InputError(
             f"'{name}' cannot be the name of a {what}",
             "use up to 100 letters, digits, '.', '_' or '-', beginning with a letter or digit, and not a table's name",
@@ -279,7 +340,7 @@ def _add_action(folder: Path, file: Path) -> AddAction:
                 high[name] = max(high.get(name, stats.max), stats.max)
     state = file.stat()
     return AddAction(
-        path=file.relative_to(folder).as_posix(),
+        path=file.resolve().relative_to(folder.resolve()).as_posix(),
         size=state.st_size,
         partition_values={},
         modification_time=int(state.st_mtime * 1000),

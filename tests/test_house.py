@@ -13,12 +13,15 @@ PACKAGE = Path(__file__).resolve().parent.parent / "curator"
 # other, inside functions too, so that the steps of the method form one route: each reads only what earlier
 # steps wrote. A new module goes in below all that it imports.
 ORDER = [
+    "__init__",
     "errors",
     "schema",
     "progress",
     "queries",
     "store",
+    "commits",
     "decode",
+    "sources",
     "images",
     "softlabels",
     "labels",
@@ -26,24 +29,31 @@ ORDER = [
     "selection",
     "manifests",
     "render",
-    "recipes",
+    "sandbox",
     "draws",
     "augment",
+    "recipes",
     "loader",
     "network",
+    "inference",
     "losses",
+    "evaluation",
     "training",
     "labeling",
-    "evaluation",
     "demo",
-    "__init__",
+    "commands",
+    "commands.images",
+    "commands.labels",
+    "commands.manifests",
+    "commands.models",
+    "commands.sql",
     "cli",
     "__main__",
 ]
 
 # The modules that may import torch and timm when they are loaded. The others, the whole selection path among
 # them, work where torch is not installed: they import these only inside the functions that need them.
-TORCH = {"augment", "loader", "network", "losses", "training", "labeling", "evaluation", "demo"}
+TORCH = {"augment", "loader", "network", "inference", "losses", "training", "labeling", "evaluation", "demo"}
 
 # Folders that are packages only so that the wheel carries their files; they hold no code.
 DATA = {"sql", "models"}

@@ -57,13 +57,19 @@ def add_images(
     Example: curator add-images photos/pool --split unlabeled
     """
     from curator import images
+    from curator.errors import printable
     from curator.store import Store
 
     done = images.add_images(Store(store), source, split, labels, scan, base)
     lines = [f"added {done.added} of {done.total} images, {done.already_present} were there already"]
     if done.unreadable:
         lines.append(f"{done.unreadable} cannot be read and will not be labeled or trained on:")
-        lines += [f"  {problem['uri']}: {problem['problem']}" for problem in done.problems]
+        lines += [f"  {printable(problem['uri'])}: {printable(problem['problem'])}" for problem in done.problems]
+        if done.unreadable > len(done.problems):
+            lines.append(
+                f"  and {done.unreadable - len(done.problems)} more, all of them in: "
+                "curator sql \"select uri, problem from images where status = 'unreadable'\""
+            )
     if done.leaks:
         lines.append(
             f"{done.leaks} images outside the holdout have the same bytes as a holdout image; they are left out"

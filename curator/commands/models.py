@@ -22,7 +22,7 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="Change of the recipe, e.g. schedule.steps=100."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
-    threads: Annotated[int | None, typer.Option(help="Loader threads.", show_default="one a core")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Loader threads.", show_default="one a core")] = None,
     store: StoreOption = DEFAULT_STORE,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -50,7 +50,7 @@ def label(
     model: Annotated[str, typer.Option(help="The teacher.")],
     split: Annotated[list[str] | None, typer.Option(help="Split to label.", show_default="all")] = None,
     batch_size: Annotated[int, typer.Option(help="Images of a forward pass.")] = 64,
-    threads: Annotated[int | None, typer.Option(help="Decoding threads.", show_default="one a core")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Decoding threads.", show_default="one a core")] = None,
     store: StoreOption = DEFAULT_STORE,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -75,7 +75,7 @@ def label(
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Option(help="The model.")],
-    threads: Annotated[int | None, typer.Option(help="Decoding threads.", show_default="one a core")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Decoding threads.", show_default="one a core")] = None,
     store: StoreOption = DEFAULT_STORE,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -92,6 +92,8 @@ def evaluate(
         f"{model}: top-1 {done.top1:.2%} (95 % interval {done.top1_low:.2%} to {done.top1_high:.2%}), "
         f"top-5 {done.top5:.2%}, ECE {done.ece:.3f}, {done.images} holdout images"
     )
+    if done.failed:
+        text += f"; {done.failed} more could not be read and do not count"
     render.answer(done._asdict(), json, text)
 
 

@@ -1,0 +1,90 @@
+"""Adding rows to the images table while other imports do the same: no image twice, and none lost.
+
+Each chunk is one commit. A commit that lost the race is made again, without the images that the winner brought.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from curator.store import CommitRaced, Store, paths_of
+
+if TYPE_CHECKING:
+    import deltalake
+
+_MOST_RACES = 20
+
+
+class ImageCommits:
+    """Commits chunks of rows, and leaves out those that another import added since this one looked.
+
+    Args:
+        store: The store.
+        table: The images table at the version that the source was compared with.
+
+    Attributes:
+        added: Rows committed.
+        problems: The unreadable ones among them.
+    """
+
+    def __init__(self, store: Store, table: deltalake.DeltaTable) -> None:
+        self._store = store
+        self._table = table
+        self._compared = set(paths_of(table))
+        self.added = 0
+        self.problems: list[dict[str, str]] = []
+
+    def add(self, rows: pa.Table) -> None:
+        """Adds rows in one commit.
+
+        Raises:
+            CommitRaced: Another import gave one of the images another split or label.
+        """
+        folder = self._store.path / "images"
+        for _ in range(_MOST_RACES):
+            for path in sorted(set(paths_of(self._table)) - self._compared):
+                rows = _left_to_add(rows, path)
+            if not rows.num_rows:
+                return
+            file = folder / f"{uuid.uuid4().hex}.parquet"
+            try:
+                pq.write_table(rows, file, compression="zstd")
+                self._store.publish(self._table, [file], "images")
+            except CommitRaced:
+                file.unlink()
+                self._table = self._store.delta("images")
+            except BaseException:
+                file.unlink(missing_ok=True)
+                raise
+            else:
+                self._compared.update(path for path in paths_of(self._table) if path.endswith(file.name))
+                self.added += rows.num_rows
+                bad = rows.filter(pc.is_valid(rows["problem"]))
+                self.problems += bad.select(["uri", "problem"]).to_pylist()
+                return
+        raise CommitRaced("other imports kept committing first", "run the same command again; it goes on where it was")
+
+
+def _left_to_add(rows: pa.Table, path: str) -> pa.Table:
+    """The rows that are not in a file that another import committed."""
+    columns = ["image_id", "uri", "split", "label"]
+    theirs = pq.read_table(path, columns=columns)
+    same = theirs.filter(
+        pc.or_(
+            pc.is_in(theirs["image_id"], rows["image_id"]),
+            pc.is_in(theirs["uri"], rows["uri"]),
+        )
+    )
+    mine = {row["uri"]: row for row in rows.select(columns).to_pylist()} if same.num_rows else {}
+    for row in same.to_pylist():
+        if mine.get(row["uri"]) != row:
+            raise CommitRaced(
+                f"another import added {row['uri']} at the same time, with another split, label or id",
+                "run the same command again; it says what does not fit",
+            )
+    return rows.filter(pc.invert(pc.is_in(rows["uri"], same["uri"])))

@@ -1,0 +1,404 @@
+"""Training: the same run gives the same weights, stopped or not; what is saved, registered and refused."""
+
+import json
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Answer
+from pictures import NOISY, on_a_small_disk, start, teach, wait_for, weights_hash, world
+from safetensors.torch import load_file
+from timm.layers import DropPath
+from torch import nn
+
+from curator import manifests
+from curator.errors import CuratorError, InputError, StoreError
+from curator.images import add_images
+from curator.labeling import label
+from curator.loader import Rows
+from curator.store import Store
+
+OWN = ["network.architecture=test_training:Watched"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A world with a teacher, its labels and a manifest."""
+    store = world(tmp_path_factory.mktemp("made"), labeled=4, pool=4, holdout=2)
+    teach(store)
+    label(store, "teacher")
+    manifests.build(store, "m", {"per_class": 6, "min_confidence": 0.1})
+    return store
+
+
+@pytest.fixture
+def store(made: Store, tmp_path: Path) -> Store:
+    """A copy of it that a test may spoil."""
+    shutil.copytree(made.root, tmp_path / "copy")
+    return Store(tmp_path / "copy" / "store")
+
+
+class Watched(nn.Module):
+    """A small network that notes how it is used, and can be told to stop at a training step as Ctrl-C does."""
+
+    seen: list[tuple[bool, int, int]] = []  # training mode, zeros of the dropout, loader threads
+    stop_at = -1
+
+    def __init__(self, num_classes: int, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.drop, self.path, self.head = nn.Dropout(drop_rate), DropPath(drop_path_rate), nn.Linear(8, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        zeros = int((self.drop(torch.ones(50)) == 0).sum() + (self.path(torch.ones(50, 1)) == 0).sum())
+        workers = sum(t.name.startswith("loader") for t in threading.enumerate())
+        Watched.seen.append((self.training, zeros, workers))
+        if self.training and sum(training for training, *_ in Watched.seen) == Watched.stop_at:
+            raise KeyboardInterrupt
+        return self.head(self.drop(self.path(torch.relu(self.norm(self.conv(x))).mean(dim=(2, 3)))))
+
+
+@pytest.fixture(autouse=True)
+def unwatched() -> None:
+    Watched.seen.clear()
+    Watched.stop_at = -1
+
+
+def weights(store: Store, model: str) -> dict[str, torch.Tensor]:
+    return load_file(store.path / "models" / model / "weights.safetensors")
+
+
+def row(store: Store, model: str) -> dict[str, Any]:
+    return store.rows("select * from models where model = $m", m=model)[0]
+
+
+def stopped(store: Store, *changes: str, at: int = 10, **options: Any) -> None:
+    """Leaves a run of the watched network behind that was stopped after `at` - 1 steps, each with a checkpoint."""
+    Watched.seen.clear()
+    Watched.stop_at = at
+    with pytest.raises(KeyboardInterrupt):
+        teach(store, *OWN, *changes, name="late", checkpoint_seconds=0, **options)
+    Watched.stop_at = -1
+
+
+def test_the_same_run_gives_the_same_weights(store: Store) -> None:
+    for name in ("a", "b"):
+        teach(store, *NOISY, name=name, manifest="m", threads=1 if name == "a" else 3)
+    teach(store, *NOISY, "seed=1", name="c", manifest="m")
+    assert weights_hash(store, "a") == weights_hash(store, "b")
+    assert weights_hash(store, "a") != weights_hash(store, "c")
+
+
+def test_killed_and_resumed_is_as_never_stopped(store: Store) -> None:
+    changes = [*NOISY, "schedule.steps=60", "schedule.decay=cosine"]
+    code = """
+        import sys, torch
+        from curator.store import Store
+        from curator.training import train
+        torch.set_num_threads(1)
+        train(Store(sys.argv[1]), sys.argv[2], "m", "late", changes=sys.argv[3:], checkpoint_seconds=0.05)
+    """
+    folder = store.path / "models" / "late"
+    with start(code, store.path, store.root / "recipe.toml", *changes) as process:
+        wait_for((folder / "checkpoint.pt").exists, process)
+        with pytest.raises(StoreError, match="another run is training 'late'"):
+            teach(store, *changes, name="late", manifest="m")
+        time.sleep(0.12)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert not store.rows("select 1 from models where model = 'late'")
+    at = torch.load(folder / "checkpoint.pt", weights_only=True)["step"]
+    assert 0 < at < 60
+    teach(store, *changes, name="late", manifest="m", resume=True)
+    teach(store, *changes, name="whole", manifest="m")
+    assert weights_hash(store, "late") == weights_hash(store, "whole")
+    assert [file.name for file in folder.iterdir()] == ["weights.safetensors"]
+    query = "select step, name, value from metrics where model = $m and name in ('loss', 'learning_rate') order by all"
+    assert store.rows(query, m="late") == store.rows(query, m="whole")
+
+
+def test_stopped_at_any_step_and_resumed(store: Store) -> None:
+    noise = ["noise.dropout=0.3", "noise.drop_path=0.3"]
+    teach(store, *OWN, *noise, name="whole")
+    for at in (1, 2, 19, 20):
+        stopped(store, *noise, at=at)
+        teach(store, *OWN, *noise, name="late", resume=True)
+        assert weights_hash(store, "late") == weights_hash(store, "whole")
+        store.delta("models").delete("model = 'late'")
+        counts = "select count(*) as n, count(distinct (step, name)) as d from metrics where model = 'late'"
+        figures = store.rows(counts)[0]
+        assert figures["n"] == figures["d"]
+
+
+def test_noise_is_on_in_training_and_off_elsewhere(store: Store) -> None:
+    teach(store, *OWN, "noise.dropout=0.5", "noise.drop_path=0.5", name="own")
+    store.delta("labels").delete()
+    label(store, "own")
+    training = [zeros for is_training, zeros, _ in Watched.seen if is_training]
+    evaluation = [zeros for is_training, zeros, _ in Watched.seen if not is_training]
+    assert len(training) == 20
+    assert all(20 < zeros < 80 for zeros in training)  # of 100, half on average
+    assert len(set(training)) > 5
+    assert evaluation
+    assert not any(evaluation)
+
+
+def test_dropout_and_stochastic_depth_of_a_timm_network_change_the_training(made: Store, store: Store) -> None:
+    for name, changes in {"plain": [], "drop": ["noise.dropout=0.5"], "path": ["noise.drop_path=0.5"]}.items():
+        teach(store, "schedule.steps=3", *changes, name=name)
+    assert len({weights_hash(store, name) for name in ("plain", "drop", "path")}) == 3
+
+
+def test_the_average_is_what_is_saved(store: Store) -> None:
+    """The raw weights after 1 .. 4 steps, averaged by hand, are what a run of 4 steps with an average saves."""
+    for steps in range(1, 5):
+        teach(store, f"schedule.steps={steps}", "average.decay=0", name=f"raw{steps}")
+    teach(store, "schedule.steps=4", "average.decay=0.9", "average.warmup=false", name="averaged")
+    raw = [weights(store, f"raw{steps}") for steps in range(1, 5)]
+    average = weights(store, "averaged")
+    assert not all(torch.equal(average[name], raw[-1][name]) for name in average)
+    for name in average:
+        if average[name].is_floating_point():
+            expected = raw[0][name].double()
+            for later in raw[1:]:
+                # timm's first two updates take the weights as they are
+                expected = later[name] if later is raw[1] else 0.9 * expected + 0.1 * later[name]
+            torch.testing.assert_close(average[name].double(), expected.double(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_student(store: Store, curator: Callable[..., Answer]) -> None:
+    done = teach(store, name=None, manifest="m")  # type: ignore[arg-type]
+    assert (done.model, done.generation, done.steps) == ("g1-recipe", 1, 20)
+    found = row(store, "g1-recipe")
+    assert (found["generation"], found["parents"], found["manifest"]) == (1, ["teacher"], "m")
+    assert row(store, "teacher")["parents"] == []
+    assert row(store, "teacher")["manifest"] is None
+    assert json.loads(found["recipe"])["schedule"]["pseudo_ratio"] == 2
+    label(store, "g1-recipe", ["unlabeled"])
+    manifests.build(store, "n", {"per_class": 2, "min_confidence": 0.1})
+    assert teach(store, "schedule.steps=1", name="third", manifest="n").generation == 2
+
+
+def test_the_command_line(store: Store, curator: Callable[..., Answer]) -> None:
+    arguments = ["--recipe", store.root / "recipe.toml", "--set", "schedule.steps=3", "--store", store.path]
+    answer = curator("train", *arguments, "--manifest", "m", "--name", "student", "--json")
+    assert answer.code == 0
+    document = answer.json
+    assert document.keys() >= {"model", "generation", "steps", "top1", "images_per_second"}
+    assert (document["model"], document["generation"], document["steps"]) == ("student", 1, 3)
+    assert 0 <= document["top1"] <= 1
+    assert document["images_per_second"] > 0
+    assert "training student: test_resnet" in answer.err
+    assert "6 labeled, 12 manifest" in answer.err
+    answer = curator("train", *arguments, "--name", "another")
+    assert answer.code == 0
+    assert answer.out.startswith("model 'another', generation 0: 3 steps, top-1 ")
+    answer = curator("train", *arguments, "--name", "fourth", "--threads", "0")
+    assert answer.code == 2
+
+
+def test_figures_are_in_the_store(store: Store) -> None:
+    done = teach(store, "schedule.steps=60", "schedule.warmup_steps=10", name="long")
+    rows = store.rows("select step, epoch, name, value from metrics where model = 'long' order by step, name")
+    assert [(r["step"], r["name"]) for r in rows] == [
+        (1, "learning_rate"), (1, "loss"), (51, "learning_rate"), (51, "loss"), (60, "ece"), (60, "images_per_second"),
+        (60, "input_bound"), (60, "learning_rate"), (60, "loss"), (60, "top1"), (60, "top5"),
+    ]  # fmt: skip
+    assert [r["value"] for r in rows if r["name"] == "learning_rate"] == pytest.approx([3e-5, 3e-3, 3e-3])
+    assert [r["epoch"] for r in rows if r["name"] == "loss"] == pytest.approx([0.5, 25.5, 30])
+    loss = [r["value"] for r in rows if r["name"] == "loss"]
+    assert loss[0] > loss[-1] == done.loss
+    assert json.loads(row(store, "long")["metrics"])["top1"] == done.top1
+
+
+def test_starting_from_another_models_weights(store: Store) -> None:
+    nothing = ["schedule.steps=1", "optimizer.learning_rate=1e-12", "average.decay=0"]
+    teach(store, *nothing, name="warm", init="teacher")
+    warm, teacher = weights(store, "warm"), weights(store, "teacher")
+    for name in warm:
+        if "running" not in name and "num_batches" not in name:
+            torch.testing.assert_close(warm[name], teacher[name], rtol=0, atol=1e-9)
+    assert row(store, "warm")["parents"] == ["teacher"]
+    teach(store, *nothing, name="both", init="warm", manifest="m")
+    assert row(store, "both")["parents"] == ["teacher", "warm"]
+    teach(store, *nothing, name="same", init="teacher", manifest="m")
+    assert row(store, "same")["parents"] == ["teacher"]
+    with pytest.raises(InputError, match="the weights of 'teacher' do not fit the architecture 'test_efficientnet'"):
+        teach(store, "network.architecture=test_efficientnet", name="x", init="teacher")
+    with pytest.raises(InputError, match="there is no model 'techer'; did you mean 'teacher'"):
+        teach(store, name="x", init="techer")
+    assert not (store.path / "models" / "x").exists()
+
+
+def test_an_unfinished_run_is_not_thrown_away(store: Store, curator: Callable[..., Answer]) -> None:
+    stopped(store)
+    with pytest.raises(InputError, match="an unfinished run of 'late' has a checkpoint") as caught:
+        teach(store, *OWN, name="late")
+    assert "--resume" in caught.value.mend
+    for changes, options, what in (
+        (["seed=1"], {}, "recipe"),
+        ([], {"manifest": "m"}, "manifest"),
+        ([], {"init": "own"}, "--init"),
+        (["schedule.steps=30"], {"manifest": "m"}, "recipe and another manifest"),
+    ):
+        if "init" in options:
+            teach(store, *OWN, "schedule.steps=1", name="own")
+        with pytest.raises(InputError, match=f"belongs to a run with another {what}"):
+            teach(store, *OWN, *changes, name="late", resume=True, **options)
+    (store.root / "labeled" / "bar" / "99.png").write_bytes((store.root / "pool" / "0000.png").read_bytes())
+    add_images(store, str(store.root / "labeled"), "labeled")
+    with pytest.raises(InputError, match="another set of labeled images"):
+        teach(store, *OWN, name="late", resume=True)
+    checkpoint = store.path / "models" / "late" / "checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    arguments = ["--recipe", store.root / "recipe.toml", "--set", OWN[0], "--store", store.path]
+    answer = curator("train", *arguments, "--name", "late", "--resume")
+    assert answer.code == 2
+    assert "is damaged" in answer.err
+    checkpoint.unlink()
+    teach(store, *OWN, name="late")
+    counts = store.rows("select count(*) as n, count(distinct (step, name)) as d from metrics where model = 'late'")[0]
+    assert counts["n"] == counts["d"]
+
+
+def test_ctrl_c(store: Store, curator: Callable[..., Answer]) -> None:
+    arguments = ["--recipe", store.root / "recipe.toml", "--set", OWN[0], "--name", "own", "--store", store.path]
+    Watched.stop_at = 5
+    answer = curator("train", *arguments)
+    assert answer.code == 130
+    assert "Traceback" not in answer.err
+    assert not (store.path / "models" / "own").exists()
+    assert curator("train", *arguments, "--resume").code == 0  # nothing was saved yet, so from the beginning
+
+
+def test_a_name_is_taken_once(store: Store) -> None:
+    before = weights_hash(store, "teacher")
+    with pytest.raises(InputError, match="the model 'teacher' exists\n  mend: give another --name"):
+        teach(store, "seed=1")
+    with pytest.raises(InputError, match="the model 'teacher' exists and is finished"):
+        teach(store, resume=True)
+    with pytest.raises(InputError, match="'a/b' cannot be the name of a model"):
+        teach(store, name="a/b")
+    assert weights_hash(store, "teacher") == before
+    assert len(store.rows("select 1 from models")) == 1
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(store: Store, curator: Callable[..., Answer]) -> None:
+    arguments = ["--recipe", store.root / "recipe.toml", "--name", "wild", "--store", store.path]
+    answer = curator("train", *arguments, "--set", "optimizer.learning_rate=1e30")
+    assert answer.code == 2
+    assert answer.out == ""
+    assert "Traceback" not in answer.err
+    said = answer.err.splitlines()[-2]
+    assert said.startswith("error: the loss of step ")
+    assert " is nan at learning rate 1e+30; image_ids of the batch begin with " in said
+    ids = {str(r["image_id"]) for r in store.rows("select image_id from images where split = 'labeled'")}
+    assert set(said.rsplit(" with ")[1].split(", ")) <= ids
+    assert not store.rows("select 1 from models where model = 'wild'")
+    assert not store.rows("select 1 from metrics where model = 'wild'")
+    assert not (store.path / "models" / "wild").exists()
+
+
+def test_a_last_step_that_ruins_the_weights_registers_nothing(store: Store) -> None:
+    with pytest.raises(CuratorError, match="the network gives NaN for"):
+        teach(store, "schedule.steps=1", "optimizer.learning_rate=1e30", "average.decay=0", name="wild")
+    assert not store.rows("select 1 from models where model = 'wild'")
+
+
+def test_missing_inputs(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no manifest 'mm'"):
+        teach(store, name="x", manifest="mm")
+    with pytest.raises(InputError, match=r"takes no pseudo-labeled images\n  mend: --set schedule.pseudo_ratio=1"):
+        teach(store, "schedule.pseudo_ratio=0", name="x", manifest="m")
+    with pytest.raises(InputError, match="the warm-up of 50 steps is as long as the run of 2 steps"):
+        teach(store, "schedule.epochs=1", "schedule.warmup_steps=50", name="x")
+    empty = Store.create(tmp_path / "empty")
+    (tmp_path / "recipe.toml").write_bytes((store.root / "recipe.toml").read_bytes())
+    with pytest.raises(InputError, match="the store has no classes yet"):
+        teach(empty)
+    empty.define_classes(["a", "b"])
+    with pytest.raises(InputError, match="there are no labeled images to train on"):
+        teach(empty)
+    assert not (store.path / "models" / "x").exists()
+
+
+def test_epochs_are_passes_over_the_labeled_images(store: Store) -> None:
+    assert teach(store, *OWN, "schedule.epochs=3", name="x").steps == 6  # 3 passes of 12 images in batches of 6
+
+
+def test_threads_are_what_was_asked_for(store: Store) -> None:
+    for threads in (1, 3):
+        Watched.seen.clear()
+        teach(store, *OWN, name=f"t{threads}", threads=threads)
+        assert max(workers for is_training, _, workers in Watched.seen if is_training) == threads
+
+
+def test_an_unreadable_image_is_named(store: Store, curator: Callable[..., Answer]) -> None:
+    (store.root / "labeled" / "disc" / "1.png").write_bytes(b"no picture")
+    arguments = ["--recipe", store.root / "recipe.toml", "--set", OWN[0], "--store", store.path]
+    answer = curator("train", *arguments, "--json", "--name", "a")
+    assert answer.code == 0
+    assert answer.json["failed"] == 1
+    assert answer.json["problems"] == ["labeled/disc/1.png: not an image"]
+    assert "not readable, left out: labeled/disc/1.png: not an image" in answer.err
+    shutil.rmtree(store.root / "labeled")
+    answer = curator("train", *arguments, "--name", "b")
+    assert answer.code == 2
+    assert "more than the budget of 2" in answer.err
+
+
+def test_without_a_holdout_there_is_no_top1(store: Store, curator: Callable[..., Answer]) -> None:
+    shutil.rmtree(store.root / "holdout")
+    arguments = ["--recipe", store.root / "recipe.toml", "--set", OWN[0], "--store", store.path]
+    answer = curator("train", *arguments, "--json", "--name", "a")
+    assert answer.code == 0
+    assert answer.json["top1"] is None
+    assert "not evaluated: no holdout image can be read" in answer.err
+    store.delta("images").delete("split = 'holdout'")
+    answer = curator("train", *arguments, "--name", "b")
+    assert answer.code == 0
+    assert "no holdout to evaluate on" in answer.out
+
+
+def test_holdout_and_pool_are_not_trained_on(store: Store) -> None:
+    ids = {r["image_id"] for r in store.rows("select image_id from images where split = 'labeled'")}
+    assert set(Rows.labeled(store).image_id.tolist()) == ids
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(store: Store) -> None:
+    code = """
+        import shutil, sys
+        from pathlib import Path
+        import torch
+        from curator.cli import _mendable
+        from curator.errors import CuratorError
+        from curator.store import Store
+        from curator.training import train
+        torch.set_num_threads(1)
+        disk = Path(sys.argv[1])
+        shutil.copytree(sys.argv[2], disk / "world")
+        store = Store(disk / "world" / "store")
+        options = {"changes": sys.argv[3:], "checkpoint_seconds": 0}
+        filler = disk / "filler"
+        filler.write_bytes(bytes(shutil.disk_usage(disk).free - 9_000_000))
+        folder = store.path / "models" / "full"
+        try:
+            train(store, str(disk / "world" / "recipe.toml"), name="full", **options)
+        except Exception as error:
+            print(type(_mendable(error)).__name__, *sorted(file.name for file in folder.iterdir()))
+        filler.unlink()
+        train(store, str(disk / "world" / "recipe.toml"), name="full", resume=True, **options)
+        row = store.rows("select weights_hash from models where model = 'full'")
+        print(row[0]["weights_hash"])
+    """
+    done = on_a_small_disk("40m", code, store.root, "schedule.steps=4")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    teach(store, "schedule.steps=4", name="whole")
+    assert done.stdout.splitlines() == ["DiskFull checkpoint.pt", weights_hash(store, "whole")]
