@@ -59,7 +59,7 @@ class ImageCommits:
                 file.unlink()
                 self._table = self._store.delta("images")
             except BaseException:
-                file.unlink(missing_ok=True)
+                self._store.discard("images", file)
                 raise
             else:
                 self._compared.update(path for path in paths_of(self._table) if path.endswith(file.name))

@@ -3,9 +3,9 @@
     100 labeled, 3,700 in the pool, 1,000 in the holdout, 200 kept out of everything for trying settings
 
 The split is drawn once from a fixed seed. Settings were chosen with `--tune`, which reports on 1,000 images drawn from
-the 4,000 outside the holdout, so the holdout's figures come from images that no choice has seen. The threshold is 0.8
-where the paper has 0.3: one of ten classes is right more often than one of a thousand at the same confidence, and a
-teacher of 100 labels is surer than it should be.
+the 4,000 outside the holdout, so the holdout's figures come from images that no choice has seen. One of these settings
+is the threshold: 0.8 where the paper has 0.3, because the less sure labels of a teacher of 100 images were wrong too
+often.
 """
 
 from __future__ import annotations

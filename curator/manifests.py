@@ -106,7 +106,11 @@ def build(
         parameters = dataclasses.replace(parameters, generation=selection.generation(con, asked))
         name = name or f"g{parameters.generation}-{parameters.per_class}"
         path = store.path / "manifests" / name
-        published = _published(store).get(name)
+        there = _published(store)
+        published = there.get(name)
+        alike = next((other for other in there if other.lower() == name.lower() and other != name), None)
+        if alike is not None:
+            raise InputError(f"the manifest '{alike}' has the same name in SQL as '{name}'", "give another name")
         if published is not None and not dry_run:
             _check_options(published, parameters)
         progress.say(f"selecting from generation {parameters.generation}")

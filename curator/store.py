@@ -113,10 +113,8 @@ class Store:
         if place.exists() and (not place.is_dir() or any(place.iterdir())):
             raise StoreError(f"'{path}' exists and is not a store", "choose an empty or new folder for --store")
         if place.exists() and (place.samefile(Path.cwd()) or place.is_mount()):
-            raise StoreError(
-                f"'{path}' is the current folder or a mount point, which cannot be replaced by a store",
-                f"curator init --store {shlex.quote(str(path / 'store'))}",
-            )
+            mend = f"curator init --store {shlex.quote(str(path / 'store'))}"
+            raise StoreError(f"'{path}' is the current folder or a mount point, and cannot be replaced", mend)
         place.parent.mkdir(parents=True, exist_ok=True)
         # The store is made in a folder beside it and renamed, so that a killed init leaves no half store.
         beside = Path(tempfile.mkdtemp(prefix=f".{place.name}.init-", dir=place.parent))
@@ -218,12 +216,8 @@ class Store:
 
     def append(self, table: str, rows: pa.Table | pa.RecordBatchReader) -> None:
         """Adds rows to a table in one commit, columns in the order of the schema."""
-        deltalake.write_deltalake(
-            self.delta(table),
-            rows,
-            mode="append",
-            writer_properties=deltalake.WriterProperties(compression="ZSTD"),
-        )
+        zstd = deltalake.WriterProperties(compression="ZSTD")
+        deltalake.write_deltalake(self.delta(table), rows, mode="append", writer_properties=zstd)
 
     def publish(self, table: deltalake.DeltaTable, files: Sequence[Path], claim: str) -> None:
         """Makes finished Parquet files part of a table, all of them in one commit.
@@ -247,9 +241,16 @@ class Store:
                 commit_properties=deltalake.CommitProperties(app_transactions=[deltalake.Transaction(claim, turn)]),
             )
         except CommitFailedError:
-            raise CommitRaced(
-                f"another process published {claim} at the same time", "run the same command again"
-            ) from None
+            mend = "run the same command again"
+            raise CommitRaced(f"another process published {claim} at the same time", mend) from None
+
+    def discard(self, table: str, file: Path) -> None:
+        """Deletes a file whose publication failed, unless it came so far that the table names it.
+
+        Ctrl-C, or a disk that fills up, may strike between the commit and the return of `publish`.
+        """
+        if file.name not in {Path(path).name for path in paths_of(self.delta(table))}:
+            file.unlink(missing_ok=True)
 
     def classes(self) -> list[str]:
         """The class names in the order of their indexes; empty if none are known yet."""
@@ -273,7 +274,7 @@ class Store:
             except CommitRaced:
                 file.unlink()
             except BaseException:
-                file.unlink(missing_ok=True)
+                self.discard("classes", file)
                 raise
         if self.classes() != list(class_names):
             raise CommitRaced(f"the store has other classes by now ({some(self.classes())})", "run the command again")
@@ -289,10 +290,8 @@ def _check_path(path: Path) -> None:
         raise StoreError(f"the store '{path}' is a URL, and only folders can be read so far", "use a local folder")
     found = _UNFIT.search(str(path.absolute()))
     if found:
-        raise StoreError(
-            f"a store cannot lie at {str(path.absolute())!r}, because of the {found.group()!r} in its path",
-            "choose another --store, or rename the folder",
-        )
+        what = f"a store cannot lie at {str(path.absolute())!r}, because of the {found.group()!r} in its path"
+        raise StoreError(what, "choose another --store, or rename the folder")
 
 
 def _check_classes(class_names: Sequence[str]) -> None:

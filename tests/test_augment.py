@@ -76,9 +76,7 @@ def timm_result(name: str, magnitude: float, negative: bool, picture: Image.Imag
 @pytest.mark.parametrize("negative", [False, True])
 @pytest.mark.parametrize("magnitude", [0, 5, 9, 10, 15, 27])
 @pytest.mark.parametrize("name", NAMES)
-def test_operation_equals_timm(
-    name: str, magnitude: int, negative: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_operation_equals_timm(name: str, magnitude: int, negative: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auto_augment, "_randomly_negate", lambda value: -value if negative else value)
     draws = np.zeros(DRAWS)
     draws[25] = 0.9 if negative else 0.1
@@ -149,9 +147,7 @@ def test_resize_equals_pillow(
     cut = Image.fromarray(image).crop((left, top, left + w, top + h))
     assert psnr(got, np.asarray(cut.resize((size, size), Image.Resampling.BILINEAR))) >= 45
     # `box=` lets pixels beside the box in at its border, and the border of a tiny box is much of the picture.
-    boxed = Image.fromarray(image).resize(
-        (size, size), Image.Resampling.BILINEAR, box=(left, top, left + w, top + h)
-    )
+    boxed = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + w, top + h))
     assert psnr(got, np.asarray(boxed)) >= (45 if min(w, h) > 20 else 35)
 
 
@@ -182,9 +178,7 @@ def test_center_crop_of_a_long_strip_is_cheap() -> None:
     image = photograph(20000, 2)
     out = np.empty((64, 64, 3), np.uint8)
     center_crop(image, 64, 0.875, out)  # resized whole, this would be 730000 pixels wide
-    assert (
-        psnr(out[:, 32], np.asarray(Image.fromarray(image[:, 9990:10010]).resize((640, 64), 2))[:, 320]) > 30
-    )
+    assert psnr(out[:, 32], np.asarray(Image.fromarray(image[:, 9990:10010]).resize((640, 64), 2))[:, 320]) > 30
 
 
 def test_crop_box_follows_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:

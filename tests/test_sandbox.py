@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from conftest import Answer
 
@@ -201,17 +194,19 @@ def test_attacks_are_refused_and_leave_no_trace(
     before = prints(store.path, outside, Path("~/.duckdb").expanduser())
     attacks = [query.replace("STORE", str(store.path)).replace("OUT", str(outside)) for query in REFUSED]
     let_through = []
+    mends = []
     with sandbox.open_sandbox(store) as con:
         for query in attacks:
             try:
                 let_through.append((query, sandbox.run(con, query, 20).read_all()))
             except InputError as error:
-                assert error.mend
+                mends.append(error.mend)
             assert prints(store.path, outside, home) == before, query
             con.execute("rollback")
             con.execute("begin transaction read only")
         assert sandbox.run(con, "select count(*) as n from images").read_all().to_pylist() == [{"n": 9}]
     assert not let_through
+    assert all(mends)
     for query in attacks[:: len(attacks) // 20]:
         done = curator("sql", query, "--store", store.path)
         assert (done.code, done.out, done.err.startswith("error: "), "mend: " in done.err) == (2, "", True, True), query
@@ -320,95 +315,6 @@ def test_manifests_are_views_of_their_own(store: Store, curator: Run) -> None:
     (store.path / "manifests" / "g0-5").rmdir()
     assert curator("sql", 'select * from "9lives.x"', "--store", store.path).code == 0
     assert "g0-5" in curator("sql", 'select * from "g0-5"', "--store", store.path).err
-
-
-# Formats
-
-ROWS = """
-select * from (values
-    (1, 'a', 0.5, 'nan'::float, true, [1, 2], timestamptz '2026-01-02 03:04:05+02', date '2026-01-02', 7::hugeint),
-    (2, 'say "x", y' || chr(10) || 'z', null, 'inf', false, [], null, null, null)
-) as t (n, word, half, real, flag, list, moment, day, big) order by n
-"""
-
-
-def rows_of(curator: Run, store: Store, form: str, query: str = ROWS) -> str:
-    done = curator("sql", query, "--format", form, "--store", store.path)
-    assert (done.code, done.err) == (0, "")
-    return done.out
-
-
-def test_json_and_jsonl(store: Store, curator: Run) -> None:
-    wanted: list[dict[str, Any]] = [
-        {"n": 1, "word": "a", "half": 0.5, "real": None, "flag": True, "list": [1, 2]},
-        {"n": 2, "word": 'say "x", y\nz', "half": None, "real": None, "flag": False, "list": []},
-    ]
-    wanted[0] |= {"moment": "2026-01-02T01:04:05+00:00", "day": "2026-01-02", "big": 7}
-    wanted[1] |= {"moment": None, "day": None, "big": None}
-    assert json.loads(rows_of(curator, store, "json")) == wanted
-    assert [json.loads(line) for line in rows_of(curator, store, "jsonl").splitlines()] == wanted
-    none = "select 1 as a where false"
-    assert json.loads(rows_of(curator, store, "json", none)) == []
-    assert rows_of(curator, store, "jsonl", none) == ""
-    assert json.loads(curator("sql", none, "--format", "csv", "--json", "--store", store.path).out) == []
-
-
-def test_csv(store: Store, curator: Run) -> None:
-    header, first, second = csv.reader(io.StringIO(rows_of(curator, store, "csv")))
-    assert header == ["n", "word", "half", "real", "flag", "list", "moment", "day", "big"]
-    assert first == ["1", "a", "0.5", "", "true", "[1, 2]", "2026-01-02T01:04:05+00:00", "2026-01-02", "7"]
-    assert second == ["2", 'say "x", y\nz', "", "", "false", "[]", "", "", ""]
-    assert rows_of(curator, store, "csv", "select 1 as a where false") == "a\n"
-
-
-def test_table(store: Store, curator: Run) -> None:
-    lines = rows_of(curator, store, "table").splitlines()
-    assert lines[0].split() == ["n", "word", "half", "real", "flag", "list", "moment", "day", "big"]
-    assert len(lines) == 4
-    assert 'say "x", y\\nz' in lines[3]
-    assert "2026-01-02 01:04:05+00:00" in lines[2]
-    plan = rows_of(curator, store, "table", "explain select * from images")
-    assert len(plan.splitlines()) > 3
-    done = curator("sql", "select * from range(1500)", "--store", store.path)
-    assert len(done.out.splitlines()) == 1002
-    assert "only the first 1000 rows are shown" in done.err
-    assert curator("sql", "select * from range(1500)", "--quiet", "--store", store.path).err == ""
-
-
-def test_parquet(store: Store, tmp_path: Path) -> None:
-    with (tmp_path / "out.parquet").open("wb") as out:
-        program = Path(sys.executable).with_name("curator")
-        query = ROWS.replace("'nan'::float", "0.25::float")
-        subprocess.run([program, "sql", query, "--format", "parquet", "--store", store.path], stdout=out, check=True)
-    found = pq.read_table(tmp_path / "out.parquet").to_pylist()
-    assert found[0]["list"] == [1, 2]
-    assert found[0]["real"] == 0.25
-    assert found[0]["moment"].isoformat() == "2026-01-02T01:04:05+00:00"
-    assert found[1]["half"] is None
-
-
-@pytest.mark.parametrize("form", ["table", "json", "jsonl", "csv"])
-def test_columns_of_the_same_name_are_all_there(store: Store, curator: Run, form: str) -> None:
-    out = rows_of(curator, store, form, "select 1 as a, 2 as a, 3 as b, 4 as a")
-    assert [word in out for word in ("a_1", "a_2", "b")] == [True] * 3
-    assert all(number in out for number in "1234")
-
-
-@pytest.mark.parametrize("form", ["table", "json", "jsonl", "csv", "parquet"])
-def test_what_a_format_cannot_show_is_said(store: Store, curator: Run, form: str) -> None:
-    query = "select interval 1 day" if form == "parquet" else "select date '290000-01-01', 'infinity'::timestamp"
-    done = curator("sql", query, "--format", form, "--store", store.path)
-    assert done.code == 2
-    assert "mend: cast" in done.err
-    assert "varchar" in done.err
-
-
-def test_int_lists_and_label_columns(store: Store, curator: Run) -> None:
-    query = "select top_classes, label, typeof(label) as t from labels order by confidence desc limit 1"
-    [row] = json.loads(rows_of(curator, store, "json", query))
-    assert row == {"top_classes": row["top_classes"], "label": 0, "t": "INTEGER"}
-    assert row["top_classes"][0] == 0
-    assert len(row["top_classes"]) == 3
 
 
 def test_the_library_says_what_the_command_says(store: Store) -> None:

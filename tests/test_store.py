@@ -19,11 +19,10 @@ import pytest
 from conftest import CLASSES, Answer
 
 from curator import reviews
-from curator.commits import ImageCommits
 from curator.errors import InputError, StoreError
 from curator.images import add_images, read_bytes
 from curator.schema import CLASSES as CLASS_TABLE
-from curator.schema import IMAGES, TABLES
+from curator.schema import TABLES
 from curator.store import CommitRaced, Store, check_name, paths_of
 
 Run = Callable[..., Answer]
@@ -220,9 +219,8 @@ def test_data_damaged_in_the_middle(store: Store, tmp_path: Path, curator: Run) 
             file.seek(4)
             file.write(random.Random(seed).randbytes(400))
         for command in (["sql", "select * from images"], ["add-images", tmp_path / "pool.parquet", "--no-scan"]):
-            done = curator(
-                *command, *(["--split", "unlabeled"] if "--no-scan" in command else []), "--store", store.path
-            )
+            split = ["--split", "unlabeled"] if "--no-scan" in command else []
+            done = curator(*command, *split, "--store", store.path)
             assert done.code == 2
             assert "a file of the store is damaged" in done.err
 
@@ -291,49 +289,6 @@ def test_classes_are_defined_once(tmp_path: Path) -> None:
     assert len(list((store.path / "classes").glob("*.parquet"))) == 1
 
 
-def images(*rows: tuple[int, str, str]) -> pa.Table:
-    columns = {"image_id": [r[0] for r in rows], "uri": [r[1] for r in rows], "split": [r[2] for r in rows]}
-    columns |= {"status": ["ok"] * len(rows)}
-    return pa.table([pa.array(columns.get(f.name, [None] * len(rows)), f.type) for f in IMAGES.schema], IMAGES.schema)
-
-
-def test_chunks_that_meet_lose_and_double_nothing(tmp_path: Path) -> None:
-    store = Store.create(tmp_path / "s")
-    one, two, three = (ImageCommits(store, store.delta("images")) for _ in range(3))
-    one.add(images((1, "a", "unlabeled"), (2, "b", "unlabeled")))
-    two.add(images((2, "b", "unlabeled"), (3, "c", "unlabeled")))
-    two.add(images((1, "a", "unlabeled")))
-    one.add(images((4, "d", "unlabeled")))
-    assert (one.added, two.added) == (3, 1)
-    with pytest.raises(CommitRaced, match="another import added d at the same time"):
-        three.add(images((4, "d", "holdout")))
-    assert [row["uri"] for row in store.rows("select uri from images order by uri")] == ["a", "b", "c", "d"]
-    named = {Path(path).name for path in paths_of(store.delta("images"))}
-    assert {path.name for path in (store.path / "images").glob("*.parquet")} == named
-
-
-def test_four_processes_appending_at_once_lose_nothing(store: Store, ids: dict[str, int], tmp_path: Path) -> None:
-    program = """
-import sys
-from curator import reviews
-from curator.images import add_images
-from curator.store import Store
-store = Store(sys.argv[1])
-for i in range(3):
-    reviews.add_review(store, int(sys.argv[2]), "accept", reviewer=f"{sys.argv[3]}-{i}")
-    add_images(store, f"{sys.argv[4]}/{sys.argv[3]}-{i}.parquet", "unlabeled", scan=False)
-"""
-    for process in range(4):
-        for i in range(3):
-            listing(tmp_path / f"{process}-{i}.parquet", f"new/{process}-{i}.jpg", f"new/shared-{i}.jpg")
-    arguments = [sys.executable, "-c", program, store.path, str(ids["a"])]
-    running = [subprocess.Popen([*arguments, str(n), tmp_path]) for n in range(4)]
-    assert [process.wait() for process in running] == [0, 0, 0, 0]
-    assert store.rows("select count(*) as n, count(distinct reviewer) as d from reviews") == [{"n": 12, "d": 12}]
-    found = store.rows("select count(*) as n, count(distinct uri) as d from images where uri like 'new/%'")
-    assert found == [{"n": 15, "d": 15}]
-
-
 @pytest.mark.parametrize("name", ["", "a/b", "-a", ".a", "a b", "images", "Images", "stored_labels", "a" * 101, "a\n"])
 def test_names_that_cannot_be_a_folder_and_a_view(name: str) -> None:
     with pytest.raises(InputError, match="cannot be the name of a manifest"):
@@ -341,7 +296,7 @@ def test_names_that_cannot_be_a_folder_and_a_view(name: str) -> None:
     check_name("manifest", "g0-5.2_x")
 
 
-def test_a_process_that_ends_while_it_holds_a_connection_locks_nobody_out(store: Store) -> None:
+def test_a_process_that_holds_a_connection_locks_nobody_out(store: Store) -> None:
     program = "import sys, time; from curator.store import Store; c = Store(sys.argv[1]).connect(); print(flush=True)"
     holding = subprocess.Popen([sys.executable, "-c", program + "; time.sleep(60)", store.path], stdout=subprocess.PIPE)
     assert holding.stdout is not None

@@ -1,5 +1,6 @@
 """Training: the same run gives the same weights, stopped or not; what is saved, registered and refused."""
 
+import datetime as dt
 import json
 import shutil
 import signal
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 from conftest import Answer
@@ -22,6 +24,7 @@ from curator.errors import CuratorError, InputError, StoreError
 from curator.images import add_images
 from curator.labeling import label
 from curator.loader import Rows
+from curator.schema import METRICS
 from curator.store import Store
 
 OWN = ["network.architecture=test_training:Watched"]
@@ -134,6 +137,16 @@ def test_stopped_at_any_step_and_resumed(store: Store) -> None:
         counts = "select count(*) as n, count(distinct (step, name)) as d from metrics where model = 'late'"
         figures = store.rows(counts)[0]
         assert figures["n"] == figures["d"]
+
+
+def test_figures_of_a_run_that_died_before_it_was_registered_are_taken_back(store: Store) -> None:
+    stopped(store)
+    late = {"model": "late", "step": 20, "epoch": 10.0, "name": "loss", "value": 99.0, "at": dt.datetime.now(dt.UTC)}
+    store.append("metrics", pa.Table.from_pylist([late], METRICS.schema))
+    done = teach(store, *OWN, name="late", resume=True)
+    rows = store.rows("select step, name, value from metrics where model = 'late' and name = 'loss' order by step")
+    assert [row["step"] for row in rows] == [1, 20]
+    assert rows[1]["value"] == done.loss
 
 
 def test_noise_is_on_in_training_and_off_elsewhere(store: Store) -> None:
