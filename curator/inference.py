@@ -18,7 +18,7 @@ from curator.augment import center_crop, single_threaded
 from curator.decode import UnreadableImage, decode
 from curator.errors import CuratorError
 from curator.images import read_bytes
-from curator.network import Network
+from curator.network import Network, leave_a_core
 from curator.recipes import Recipe
 
 
@@ -49,6 +49,7 @@ def predict(
     Raises:
         CuratorError: The network's answer is not a number.
     """
+    leave_a_core()
     threads = threads or os.cpu_count() or 1
     size = recipe.network.resolution
     waiting: deque[Future[tuple[pa.Table, npt.NDArray[np.uint8], dict[int, str]]]] = deque()

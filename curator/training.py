@@ -78,6 +78,7 @@ def train(
         CuratorError: The loss is not finite, or too many images cannot be read.
     """
     recipe_name, plan = recipes.load(recipe, changes)
+    network.leave_a_core()
     run = _Run(store, plan, recipe_name, manifest, name, init, threads)
     with _alone(run.folder, run.name):
         if store.rows("select 1 from models where model = $model", model=run.name):
