@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from curator.training import Trained, train
 torch.set_num_threads(1)
 
 CLASSES = ("bar", "disc", "square")
+OWN = ["network.architecture=pictures:Watched"]
 COLOURS = ((40, 200, 60), (230, 60, 50), (60, 80, 220))
 RECIPE = """\
 title = "a network for tests"
@@ -72,6 +74,28 @@ class Slow(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         time.sleep(float(os.environ.get("SLOW_SECONDS", "0")))
         return self.head(torch.relu(self.conv(x)).mean(dim=(2, 3)))
+
+
+class Watched(nn.Module):
+    """A small network that notes how it is used, and can be told to stop at a training step as Ctrl-C does."""
+
+    seen: list[tuple[bool, int, int]] = []  # training mode, zeros of the dropout, loader threads
+    stop_at = -1
+
+    def __init__(self, num_classes: int, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> None:
+        from timm.layers import DropPath
+
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.drop, self.path, self.head = nn.Dropout(drop_rate), DropPath(drop_path_rate), nn.Linear(8, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        zeros = int((self.drop(torch.ones(50)) == 0).sum() + (self.path(torch.ones(50, 1)) == 0).sum())
+        workers = sum(t.name.startswith("loader") for t in threading.enumerate())
+        Watched.seen.append((self.training, zeros, workers))
+        if self.training and sum(training for training, *_ in Watched.seen) == Watched.stop_at:
+            raise KeyboardInterrupt
+        return self.head(self.drop(self.path(torch.relu(self.norm(self.conv(x))).mean(dim=(2, 3)))))
 
 
 def picture(label: int, number: int, size: int = 20) -> np.ndarray:
@@ -156,7 +180,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seco
     """Waits until something is so, or fails with what the process said."""
     until = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None or condition(), process.communicate()
         assert time.monotonic() < until, "waited too long"
         time.sleep(0.005)
 

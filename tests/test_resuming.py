@@ -1,0 +1,179 @@
+"""Resuming: a run that was stopped, killed or out of disk space goes on to the weights of a run that never was."""
+
+import datetime as dt
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+from conftest import Answer
+from pictures import NOISY, OWN, Watched, on_a_small_disk, start, teach, wait_for, weights_hash, world
+
+from curator import manifests
+from curator.errors import InputError, StoreError
+from curator.images import add_images
+from curator.labeling import label
+from curator.schema import METRICS
+from curator.store import Store
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A world with a teacher, its labels and a manifest."""
+    store = world(tmp_path_factory.mktemp("made"), labeled=4, pool=4, holdout=2)
+    teach(store)
+    label(store, "teacher")
+    manifests.build(store, "m", {"per_class": 6, "min_confidence": 0.1})
+    return store
+
+
+@pytest.fixture
+def store(made: Store, tmp_path: Path) -> Store:
+    """A copy of it that a test may spoil."""
+    shutil.copytree(made.root, tmp_path / "copy")
+    return Store(tmp_path / "copy" / "store")
+
+
+@pytest.fixture(autouse=True)
+def unwatched() -> None:
+    Watched.seen.clear()
+    Watched.stop_at = -1
+
+
+def stopped(store: Store, *changes: str, at: int = 10, **options: Any) -> None:
+    """Leaves a run of the watched network behind that was stopped after `at` - 1 steps, each with a checkpoint."""
+    Watched.seen.clear()
+    Watched.stop_at = at
+    with pytest.raises(KeyboardInterrupt):
+        teach(store, *OWN, *changes, name="late", checkpoint_seconds=0, **options)
+    Watched.stop_at = -1
+
+
+def test_killed_and_resumed_is_as_never_stopped(store: Store) -> None:
+    changes = [*NOISY, "schedule.steps=60", "schedule.decay=cosine"]
+    code = """
+        import sys, torch
+        from curator.store import Store
+        from curator.training import train
+        torch.set_num_threads(1)
+        train(Store(sys.argv[1]), sys.argv[2], "m", "late", changes=sys.argv[3:], checkpoint_seconds=0.05)
+    """
+    folder = store.path / "models" / "late"
+    with start(code, store.path, store.root / "recipe.toml", *changes) as process:
+        wait_for((folder / "checkpoint.pt").exists, process)
+        with pytest.raises(StoreError, match="another run is training 'late'"):
+            teach(store, *changes, name="late", manifest="m")
+        time.sleep(0.12)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert not store.rows("select 1 from models where model = 'late'")
+    at = torch.load(folder / "checkpoint.pt", weights_only=True)["step"]
+    assert 0 < at < 60
+    teach(store, *changes, name="late", manifest="m", resume=True)
+    teach(store, *changes, name="whole", manifest="m")
+    assert weights_hash(store, "late") == weights_hash(store, "whole")
+    assert [file.name for file in folder.iterdir()] == ["weights.safetensors"]
+    query = "select step, name, value from metrics where model = $m and name in ('loss', 'learning_rate') order by all"
+    assert store.rows(query, m="late") == store.rows(query, m="whole")
+
+
+def test_stopped_at_any_step_and_resumed(store: Store) -> None:
+    noise = ["noise.dropout=0.3", "noise.drop_path=0.3"]
+    teach(store, *OWN, *noise, name="whole")
+    for at in (1, 2, 19, 20):
+        stopped(store, *noise, at=at)
+        teach(store, *OWN, *noise, name="late", resume=True)
+        assert weights_hash(store, "late") == weights_hash(store, "whole")
+        store.delta("models").delete("model = 'late'")
+        counts = "select count(*) as n, count(distinct (step, name)) as d from metrics where model = 'late'"
+        figures = store.rows(counts)[0]
+        assert figures["n"] == figures["d"]
+
+
+def test_figures_of_a_run_that_died_before_it_was_registered_are_taken_back(store: Store) -> None:
+    stopped(store)
+    late = {"model": "late", "step": 20, "epoch": 10.0, "name": "loss", "value": 99.0, "at": dt.datetime.now(dt.UTC)}
+    store.append("metrics", pa.Table.from_pylist([late], METRICS.schema))
+    done = teach(store, *OWN, name="late", resume=True)
+    rows = store.rows("select step, name, value from metrics where model = 'late' and name = 'loss' order by step")
+    assert [row["step"] for row in rows] == [1, 20]
+    assert rows[1]["value"] == done.loss
+
+
+def test_an_unfinished_run_is_not_thrown_away(store: Store, curator: Callable[..., Answer]) -> None:
+    stopped(store)
+    with pytest.raises(InputError, match="an unfinished run of 'late' has a checkpoint") as caught:
+        teach(store, *OWN, name="late")
+    assert "--resume" in caught.value.mend
+    for changes, options, what in (
+        (["seed=1"], {}, "recipe"),
+        ([], {"manifest": "m"}, "manifest"),
+        ([], {"init": "own"}, "--init"),
+        (["schedule.steps=30"], {"manifest": "m"}, "recipe and another manifest"),
+    ):
+        if "init" in options:
+            teach(store, *OWN, "schedule.steps=1", name="own")
+        with pytest.raises(InputError, match=f"belongs to a run with another {what}"):
+            teach(store, *OWN, *changes, name="late", resume=True, **options)
+    (store.root / "labeled" / "bar" / "99.png").write_bytes((store.root / "pool" / "0000.png").read_bytes())
+    add_images(store, str(store.root / "labeled"), "labeled")
+    with pytest.raises(InputError, match="another set of labeled images"):
+        teach(store, *OWN, name="late", resume=True)
+    checkpoint = store.path / "models" / "late" / "checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    arguments = ["--recipe", store.root / "recipe.toml", "--set", OWN[0], "--store", store.path]
+    answer = curator("train", *arguments, "--name", "late", "--resume")
+    assert answer.code == 2
+    assert "is damaged" in answer.err
+    checkpoint.unlink()
+    teach(store, *OWN, name="late")
+    counts = store.rows("select count(*) as n, count(distinct (step, name)) as d from metrics where model = 'late'")[0]
+    assert counts["n"] == counts["d"]
+
+
+def test_ctrl_c(store: Store, curator: Callable[..., Answer]) -> None:
+    arguments = ["--recipe", store.root / "recipe.toml", "--set", OWN[0], "--name", "own", "--store", store.path]
+    Watched.stop_at = 5
+    answer = curator("train", *arguments)
+    assert answer.code == 130
+    assert "Traceback" not in answer.err
+    assert not (store.path / "models" / "own").exists()
+    assert curator("train", *arguments, "--resume").code == 0  # nothing was saved yet, so from the beginning
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(store: Store) -> None:
+    code = """
+        import shutil, sys
+        from pathlib import Path
+        import torch
+        from curator.cli import _mendable
+        from curator.errors import CuratorError
+        from curator.store import Store
+        from curator.training import train
+        torch.set_num_threads(1)
+        disk = Path(sys.argv[1])
+        shutil.copytree(sys.argv[2], disk / "world")
+        store = Store(disk / "world" / "store")
+        options = {"changes": sys.argv[3:], "checkpoint_seconds": 0}
+        filler = disk / "filler"
+        filler.write_bytes(bytes(shutil.disk_usage(disk).free - 9_000_000))
+        folder = store.path / "models" / "full"
+        try:
+            train(store, str(disk / "world" / "recipe.toml"), name="full", **options)
+        except Exception as error:
+            print(type(_mendable(error)).__name__, *sorted(file.name for file in folder.iterdir()))
+        filler.unlink()
+        train(store, str(disk / "world" / "recipe.toml"), name="full", resume=True, **options)
+        row = store.rows("select weights_hash from models where model = 'full'")
+        print(row[0]["weights_hash"])
+    """
+    done = on_a_small_disk("40m", code, store.root, "schedule.steps=4")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    teach(store, "schedule.steps=4", name="whole")
+    assert done.stdout.splitlines() == ["DiskFull checkpoint.pt", weights_hash(store, "whole")]
