@@ -62,6 +62,9 @@ class ImageCommits:
                 self._store.discard("images", file)
                 raise
             else:
+                # publish leaves the table at the version that it was; without a look at the new one every later
+                # chunk would race against this one
+                self._table = self._store.delta("images")
                 self._compared.update(path for path in paths_of(self._table) if path.endswith(file.name))
                 self.added += rows.num_rows
                 bad = rows.filter(pc.is_valid(rows["problem"]))

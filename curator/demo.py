@@ -1,11 +1,11 @@
 """The whole route on real pictures: 5,000 digits of MNIST, of which 100 have a label.
 
-    100 labeled, 3,700 in the pool, 1,000 in the holdout, 200 kept out of everything for trying settings
+    100 labeled, 3,900 in the pool, 1,000 in the holdout
 
 The split is drawn once from a fixed seed. Settings were chosen with `--tune`, which reports on 1,000 images drawn from
-the 4,000 outside the holdout, so the holdout's figures come from images that no choice has seen. One of these settings
-is the threshold: 0.8 where the paper has 0.3, because the less sure labels of a teacher of 100 images were wrong too
-often.
+the 4,000 outside the holdout and leaves a pool of 2,900, so the holdout's figures come from images that no choice has
+seen. One of these settings is the threshold: 0.8 where the paper has 0.3, because the less sure labels of a teacher of
+100 images were wrong too often.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from curator.evaluation import wilson
 from curator.store import Store
 
 CLASSES = 10
-LABELED, HOLDOUT, VALIDATION = 10, 100, 20  # images of each class
+LABELED, HOLDOUT = 10, 100  # images of each class
 _MARK = ".curator-demo"
 _PER_CLASS = 300
 
 Digits = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 
 
-def play(run: Callable[[list[str]], object], folder: Path, tune: bool = False, seed: int = 0) -> None:
+def play(run: Callable[[list[str]], object], folder: Path, tune: bool = False, seed: int = 0) -> list[dict[str, Any]]:
     """Writes the pictures, then types the commands.
 
     Args:
@@ -48,6 +48,9 @@ def play(run: Callable[[list[str]], object], folder: Path, tune: bool = False, s
         folder: Made anew; an earlier demo there is removed.
         tune: Whether the holdout is replaced by other images.
         seed: Seed of the split, with `tune`.
+
+    Returns:
+        The rows of the closing table.
 
     Raises:
         InputError: The folder holds something else.
@@ -82,8 +85,10 @@ def play(run: Callable[[list[str]], object], folder: Path, tune: bool = False, s
             'sql "select class_name, count(*) as images, avg(confidence) as confidence, avg(margin) as margin '
             "from labels where split = 'unlabeled' group by all order by class_name\""
         )
-        print(_table(Store("store"), truth))
+        rows = _figures(Store("store"), truth)
+        print(render.table(rows))
         print(_next(folder, time.perf_counter() - began))
+        return rows
     finally:
         os.chdir(before)
 
@@ -112,7 +117,7 @@ def _digits() -> Digits:
 
 
 def write_split(digits: Digits, folder: Path, tune: bool, seed: int) -> dict[str, int]:
-    """Writes the pictures into labeled/CLASS, unlabeled, holdout/CLASS and validation/CLASS.
+    """Writes the pictures into labeled/CLASS, unlabeled and holdout/CLASS.
 
     Returns:
         The true class of each pool image by its uri; it stands in truth.csv too, where the store never looks.
@@ -127,13 +132,13 @@ def write_split(digits: Digits, folder: Path, tune: bool, seed: int) -> dict[str
             # The reported holdout is left out altogether, and another 1,000 take its place.
             rest = rest[draws.shuffle(draws.key(seed, "tune", digit), np.arange(len(rest)), len(rest))]
             holdout, rest = rest[:HOLDOUT], rest[HOLDOUT:]
-        cuts = np.split(rest, [LABELED, LABELED + VALIDATION])
-        for name, chosen in (("holdout", holdout), ("labeled", cuts[0]), ("validation", cuts[1])):
+        labeled, pool = rest[:LABELED], rest[LABELED:]
+        for name, chosen in (("holdout", holdout), ("labeled", labeled)):
             target = folder / name / str(digit)
             target.mkdir(parents=True)
             for i in chosen:
                 cv2.imwrite(str(target / f"{i:04d}.png"), images[i])
-        truth |= {f"unlabeled/{_blind(int(i))}.png": digit for i in cuts[2]}
+        truth |= {f"unlabeled/{_blind(int(i))}.png": digit for i in pool}
     (folder / "unlabeled").mkdir()
     for i in range(len(images)):
         if f"unlabeled/{_blind(i)}.png" in truth:
@@ -150,7 +155,7 @@ def _blind(number: int) -> str:
     return f"{int(draws.shuffle(draws.key(0, 'names'), [number], 100_000)[0]):05d}"
 
 
-def _table(store: Store, truth: dict[str, int]) -> str:
+def _figures(store: Store, truth: dict[str, int]) -> list[dict[str, Any]]:
     """Accuracies with their 95 % intervals, and how right the pseudo labels are."""
     rows: list[dict[str, Any]] = []
     holdout = store.rows("select count(*) as n from images where split = 'holdout'")[0]["n"]
@@ -168,7 +173,7 @@ def _table(store: Store, truth: dict[str, int]) -> str:
     for name, chosen in (("pseudo labels, whole pool", pool), ("pseudo labels, selected", kept)):
         right = sum(truth[row["uri"]] == row["label"] for row in chosen)
         rows.append(_share(name, "right", right, len(chosen)))
-    return render.table(rows)
+    return rows
 
 
 def _share(what: str, measure: str, right: int, total: int) -> dict[str, Any]:
@@ -183,15 +188,18 @@ def _share(what: str, measure: str, right: int, total: int) -> dict[str, Any]:
 
 
 def _next(folder: Path, seconds: float) -> str:
-    program = Path(sys.argv[0]).name
+    lines = [f"\n{seconds:.0f} s. labels-only is the student's recipe with as many steps and no manifest. Next, try:"]
+    found = shutil.which("curator")
+    if found is None or Path(found).parent != Path(sys.prefix, "bin"):
+        lines.append(f"  . {sys.prefix}/bin/activate")
     return "\n".join(
         [
-            f"\n{seconds:.0f} s. labels-only is the student's recipe with as many steps and no manifest. Next, try:",
+            *lines,
             f"  cd {folder}",
-            f"  {program} show g0-{_PER_CLASS}",
-            f'  {program} sql "select uri, l.class_name, confidence from labels l join images using (image_id) '
+            f"  curator show g0-{_PER_CLASS}",
+            '  curator sql "select uri, l.class_name, confidence from labels l join images using (image_id) '
             "where l.split = 'unlabeled' order by confidence limit 10\"",
-            f"  {program} build-manifest sure --per-class 200 --min-confidence 0.95 --explain --dry-run",
-            f"  {program} label --model student && {program} build-manifest --per-class {_PER_CLASS}",
+            "  curator build-manifest sure --per-class 200 --min-confidence 0.95 --explain --dry-run",
+            f"  curator label --model student && curator build-manifest --per-class {_PER_CLASS} --min-confidence 0.8",
         ]
     )

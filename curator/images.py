@@ -8,7 +8,6 @@ An interrupted import goes on where it stopped, because images already committed
 from __future__ import annotations
 
 import datetime as dt
-import errno
 import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ import pyarrow as pa
 
 from curator import progress, queries, sources
 from curator.commits import ImageCommits
+from curator.decode import UnreadableImage, scan
 from curator.errors import InputError, some, suggestion
 from curator.schema import IMAGES
 from curator.store import Store
@@ -35,6 +35,7 @@ class Added(NamedTuple):
 
     added: int
     already_present: int
+    repeated: int  # rows of the source that name an image again
     unreadable: int
     total: int
     leaks: int
@@ -45,25 +46,27 @@ def read_bytes(root: Path, uri: str, shard: str | None, byte_offset: int | None,
     """The encoded bytes of an image.
 
     Raises:
-        OSError: The file is missing, not readable, not a regular file, or ends before the byte range does.
+        UnreadableImage: The file is missing, not readable, not a regular file, or ends before the byte range does.
     """
     try:
         # opened so that a named pipe called x.jpg does not wait for a writer
         file = os.open(root / (shard or uri), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except ValueError as error:
-        raise OSError(errno.EINVAL, str(error)) from None  # a zero byte in the name
-    try:
-        state = os.fstat(file)
-        if not stat.S_ISREG(state.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file")
-        if shard is None:
-            byte_offset, byte_length = 0, state.st_size
-        first, length = byte_offset or 0, byte_length or 0
-        if first < 0 or length < 0 or first + length > state.st_size:
-            raise OSError(errno.EINVAL, "its byte range is not inside the shard")
-        return os.pread(file, length, first)
-    finally:
-        os.close(file)
+        try:
+            state = os.fstat(file)
+            if not stat.S_ISREG(state.st_mode):
+                raise UnreadableImage("not a regular file")
+            if shard is None:
+                byte_offset, byte_length = 0, state.st_size
+            first, length = byte_offset or 0, byte_length or 0
+            if first < 0 or length < 0 or first + length > state.st_size:
+                raise UnreadableImage("its byte range is not inside the shard")
+            return os.pread(file, length, first)
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise UnreadableImage(error.strerror or str(error)) from None
+    except ValueError as error:  # a zero byte in the name; UnreadableImage is a ValueError too
+        raise UnreadableImage(str(error)) from None
 
 
 def add_images(
@@ -121,6 +124,7 @@ def add_images(
         class_names = _resolve_classes(con, known)
         _number(con, id_mask)
         _check_known(con)
+        different = _count(con, "select count(*) from incoming")
         con.execute("delete from incoming using stored_images as o where o.uri = incoming.uri")
         new = _count(con, "select count(*) from incoming")
         if class_names:
@@ -131,7 +135,7 @@ def add_images(
         con.close()
     leaks = store.rows(f"select count(*) as n from ({queries.text('holdout_twins')})")[0]["n"]
     bad = commits.problems
-    return Added(commits.added, total - commits.added, len(bad), total, leaks, bad[:20])
+    return Added(commits.added, different - commits.added, total - different, len(bad), total, leaks, bad[:20])
 
 
 def _count(con: duckdb.DuckDBPyConnection, query: str) -> int:
@@ -290,13 +294,9 @@ def _unscanned(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _scan(root: Path, row: dict[str, Any]) -> dict[str, Any]:
-    from curator.decode import UnreadableImage, scan
-
     try:
         data = read_bytes(root, row["uri"], row["shard"], row["byte_offset"], row["byte_length"])
         seen = scan(data)
     except UnreadableImage as error:
         return {"status": "unreadable", "problem": str(error)}
-    except OSError as error:
-        return {"status": "unreadable", "problem": error.strerror or str(error)}
     return {"status": "ok", "problem": None, "byte_length": len(data)} | seen._asdict()

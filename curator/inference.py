@@ -78,8 +78,6 @@ def _pixels(
             center_crop(decode(read_bytes(root, **place)), size, crop, out[i])
         except UnreadableImage as error:
             failed[i] = str(error)
-        except OSError as error:
-            failed[i] = error.strerror or str(error)
     return table, out, failed
 
 

@@ -6,21 +6,20 @@ images as done and publishes all parts in one commit. A lock on the folder keeps
 
 from __future__ import annotations
 
-import fcntl
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curator import progress, queries, softlabels
-from curator.errors import InputError, StoreError, some, suggestion
+from curator.errors import InputError, some, suggestion
 from curator.inference import Predictions, predict
 from curator.labels import PartWriter, check_generation, folder_of, publish
+from curator.lock import alone
 from curator.network import load
 from curator.schema import SPLITS
 from curator.store import Store
@@ -72,10 +71,9 @@ def label(
     network, recipe, row = load(store, model)
     generation = int(row["generation"])
     folder = folder_of(store, generation, model, row["weights_hash"])
-    folder.mkdir(parents=True, exist_ok=True)
     work = _Work(store, folder, generation, model, part_seconds)
     began = time.perf_counter()
-    with _alone(folder, model):
+    with alone(folder, f"labeling with '{model}'"):
         for unfinished in folder.glob("*.unfinished"):
             unfinished.unlink()
         table = store.delta("labels")
@@ -83,7 +81,9 @@ def label(
         try:
             check_generation(con, generation, model)
             published = {Path(uri).name for uri in table.file_uris() if Path(uri).parent.name == folder.name}
-            parts = [part for part in sorted(folder.glob("part-*.parquet")) if part.name not in published]
+            # Parts of other splits stay where they are: publishing them now would show a piece of their split.
+            staged = [part for split in wanted for part in sorted(folder.glob(f"part-{split}-*.parquet"))]
+            parts = [part for part in staged if part.name not in published]
             resumed = sum(pq.read_metadata(part).num_rows for part in parts)
             if resumed:
                 progress.say(f"going on: {resumed} images were labeled by a run that did not finish")
@@ -140,10 +140,10 @@ class _Work:
         self._folder, self._generation, self._model = folder, generation, model
         self._part_seconds = part_seconds
         self._since = time.monotonic()
-        self._waiting: list[pa.Table] = []
+        self._waiting: dict[str, list[pa.Table]] = {}  # by split: a part holds one split
+        self._paths: dict[str, Path] = {}
         self._parts: list[Path] = []
         self._writer: PartWriter | None = None
-        self._path = self._new_path()
 
     def add(self, answer: Predictions) -> None:
         uris = answer.rows["uri"]
@@ -153,25 +153,28 @@ class _Work:
         rows = answer.rows.take(pa.array(answer.good))
         summary = softlabels.summarize(answer.probs, self._keep)
         ids, splits = rows["image_id"].to_numpy(), rows["split"].to_pylist()
-        self._waiting.append(softlabels.table(summary, ids, self._generation, self._model, splits))
+        labels = softlabels.table(summary, ids, self._generation, self._model, splits)
+        for split in dict.fromkeys(splits):
+            part = labels if set(splits) == {split} else labels.filter(pc.equal(labels["split"], split))
+            self._waiting.setdefault(split, []).append(part)
+            self._paths.setdefault(split, self._new_path(split))
         self.images += rows.num_rows
         if time.monotonic() - self._since > self._part_seconds:
             self._write()
 
     def _write(self) -> None:
-        if self._waiting:
+        for split in list(self._waiting):
             # A Ctrl-C may come anywhere in here. What waits is then written again, under the same name.
             self.abandon()
-            self._writer = PartWriter(self._path)
-            self._writer.write(pa.concat_tables(self._waiting))
+            self._writer = PartWriter(self._paths[split])
+            self._writer.write(pa.concat_tables(self._waiting[split]))
             self._parts.append(self._writer.finish())
-            self._waiting = []
-            self._path = self._new_path()
+            del self._waiting[split], self._paths[split]
         self._writer = None
         self._since = time.monotonic()
 
-    def _new_path(self) -> Path:
-        return self._folder / f"part-{time.time_ns()}-{uuid.uuid4().hex[:8]}.parquet"
+    def _new_path(self, split: str) -> Path:
+        return self._folder / f"part-{split}-{time.time_ns()}-{uuid.uuid4().hex[:8]}.parquet"
 
     def finish(self) -> list[Path]:
         """The parts written, all work in them."""
@@ -188,14 +191,3 @@ def _staged(parts: list[Path]) -> pa.Table:
     """The image_ids of parts that are written but not published."""
     schema = pa.schema({"image_id": pa.int64()})
     return pa.concat_tables([schema.empty_table(), *(pq.read_table(part, columns=["image_id"]) for part in parts)])
-
-
-@contextmanager
-def _alone(folder: Path, model: str) -> Iterator[None]:
-    """Holds the folder for this process; the lock goes with the process, however it ends."""
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StoreError(f"another run is labeling with '{model}'", "wait for it, or stop it") from None
-        yield

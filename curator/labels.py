@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import deltalake
     import duckdb
 
-_IMPORT_BATCH = 4096
+_IMPORT_BATCH = 2048
 _ROW_GROUP = 122_880
 _PART_ROWS = 4_000_000
 _NAMED_PROBLEMS = 100
@@ -124,7 +124,8 @@ def check_generation(con: duckdb.DuckDBPyConnection, generation: int, model: str
     if others is not None:
         raise InputError(
             f"generation {generation} was labeled by the model '{others}', and a generation has one teacher",
-            f"use --model {others}, or another generation",
+            f"use '{others}', or another generation: a model that is trained on a manifest of generation {generation} "
+            f"belongs to generation {generation + 1}",
         )
     known = queries.rows(con, "select generation from models where model = $model", model=model)
     if known and known[0]["generation"] != generation:

@@ -34,6 +34,7 @@ from curator.recipes import Recipe
 from curator.store import Store
 
 _PLACE = ("uri", "shard", "byte_offset", "byte_length")
+_SOFT = ("top_classes", "top_probs", "tail")
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,15 @@ class Rows:
         places: N rows of uri, shard, byte_offset, byte_length.
         targets: [N, K] class indexes, [N, K] probabilities and [N] tails, see `softlabels.expand`.
         upto: [N] running total of copies, so that upto[-1] is the length of one pass.
+        unscanned: Labeled rows without a content hash, which cannot be compared with the holdout.
     """
 
     name: str
     image_id: npt.NDArray[np.int64]
     places: pa.Table
-    targets: tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.float32]]
+    targets: tuple[npt.NDArray[np.int16], npt.NDArray[np.float32], npt.NDArray[np.float32]]
     upto: npt.NDArray[np.int64]
+    unscanned: int = 0
 
     @classmethod
     def labeled(cls, store: Store) -> Rows:
@@ -66,9 +69,11 @@ class Rows:
         if not table.num_rows:
             raise InputError("there are no labeled images to train on", "curator add-images FOLDER --split labeled")
         n = table.num_rows
-        label = table["label"].to_numpy().astype(np.int64)[:, None]
+        label = table["label"].to_numpy().astype(np.int16)[:, None]
         targets = (label, np.ones((n, 1), np.float32), np.zeros(n, np.float32))
-        return cls("labeled", table["image_id"].to_numpy(), table.select(_PLACE), targets, np.arange(1, n + 1))
+        unscanned = pc.sum(pc.equal(table["status"], "unscanned")).as_py()
+        ids, places = table["image_id"].to_numpy(), table.select(_PLACE)
+        return cls("labeled", ids, places, targets, np.arange(1, n + 1), unscanned)
 
     @classmethod
     def manifest(cls, store: Store, name: str) -> Rows:
@@ -79,11 +84,11 @@ class Rows:
         """
         found = manifests.find(store, name)
         try:
-            table = pq.read_table(found.path)
+            table = pq.read_table(found.path, columns=["image_id", "copies", *_PLACE, *_SOFT])
         except (OSError, pa.ArrowException) as error:
             raise InputError(
                 f"the files of the manifest '{name}' cannot be read ({str(error).splitlines()[0]})",
-                f"remove {found.path}, and curator build-manifest {name} --as-of {name} with the same options",
+                f"remove {found.path}, and curator build-manifest {name} --as-of {name}",
             ) from None
         twins = pa.array([row["image_id"] for row in store.rows(queries.text("holdout_twins"))], pa.int64())
         leaks = table["uri"].filter(pc.is_in(table["image_id"], twins)).to_pylist()
@@ -93,16 +98,18 @@ class Rows:
                 f"holdout since: {some(leaks)}",
                 "build it again under another name; images of the holdout are left out",
             )
-        widths = pc.list_value_length(table["top_classes"])
-        k = pc.max(widths).as_py()
-        classes, probs = np.full((table.num_rows, k), -1), np.zeros((table.num_rows, k), np.float32)
-        there = np.arange(k)[None, :] < np.asarray(widths)[:, None]
-        classes[there] = table["top_classes"].combine_chunks().flatten().to_numpy()
-        probs[there] = table["top_probs"].combine_chunks().flatten().to_numpy()
+        k = pc.max(pc.list_value_length(table["top_classes"])).as_py()
+        classes, probs = np.full((len(table), k), -1, np.int16), np.zeros((len(table), k), np.float32)
+        first = 0
+        for batch in table.select(_SOFT).to_batches():  # the lists of all rows together may pass Arrow's 2^31 items
+            part = slice(first, first := first + len(batch))
+            there = np.arange(k)[None, :] < np.asarray(pc.list_value_length(batch["top_classes"]))[:, None]
+            classes[part][there] = batch["top_classes"].flatten().to_numpy()
+            probs[part][there] = batch["top_probs"].flatten().to_numpy()
         return cls(
             f"manifest {found.sha256}",
             table["image_id"].to_numpy(),
-            table.select(_PLACE).combine_chunks(),
+            table.select(_PLACE),
             (classes, probs, table["tail"].to_numpy()),
             np.cumsum(table["copies"].to_numpy(), dtype=np.int64),
         )
@@ -270,10 +277,9 @@ class ManifestLoader:
             data = read_bytes(self.root, **where)
             read = time.perf_counter()
             pixels = decode(data)
-        except (UnreadableImage, OSError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        except UnreadableImage as error:
             with self._lock:
-                self.statistics.failures[int(rows.image_id[row])] = f"{where['uri']}: {reason}"
+                self.statistics.failures[int(rows.image_id[row])] = f"{where['uri']}: {error}"
             return None
         with self._lock:
             self.statistics.read += read - began

@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,6 +25,7 @@ import pyarrow.parquet as pq
 
 from curator import progress, queries, selection
 from curator.errors import AnswerIsNo, InputError, some, suggestion
+from curator.lock import alone
 from curator.schema import MANIFEST_ROW, MANIFESTS
 from curator.selection import Parameters
 from curator.store import Store, check_name
@@ -85,7 +83,8 @@ def build(
         store: The store.
         name: Its name, or None for g<generation>-<per_class>.
         options: Fields of `selection.Parameters`; without a generation, the newest.
-        as_of: Name of a manifest whose recorded table versions are to be read instead of the newest.
+        as_of: Name of a manifest whose recorded table versions are to be read instead of the newest, and whose
+            parameters stand where `options` says nothing.
         strict: Whether a short or empty class is a reason to write nothing.
         dry_run: Whether to write nothing anyway.
 
@@ -93,14 +92,16 @@ def build(
         InputError: An option is wrong, nothing can be selected, or the name is taken by other content.
         AnswerIsNo: `strict`, and a class falls short.
     """
+    recorded = find(store, as_of).lineage if as_of is not None else {"parameters": {}, "tables": {}}
+    options = recorded["parameters"] | options
+    if "per_class" not in options:
+        raise InputError("the quota is not given", "curator build-manifest --per-class 130000")
     asked = options.get("generation")
     # Wrong options are told before anything is read, all of them at once; the newest generation is looked up below.
     parameters = Parameters(**options | {"generation": 0 if asked is None else asked})
     if name is not None:
         check_name("manifest", name)
-    versions = store.versions()
-    if as_of is not None:
-        versions |= find(store, as_of).lineage["tables"]
+    versions = store.versions() | recorded["tables"]
     con = store.connect(versions)
     try:
         parameters = dataclasses.replace(parameters, generation=selection.generation(con, asked))
@@ -148,7 +149,7 @@ def find(store: Store, name: str) -> Manifest:
     if name not in published:
         raise InputError(
             f"there is no manifest '{name}'{suggestion(name, published)}",
-            "curator manifests, to see those there are; curator build-manifest, to make one",
+            "curator manifests, to see those there are; curator build-manifest --per-class K, to make one",
         )
     return published[name]
 
@@ -189,19 +190,9 @@ def _check_options(there: Manifest, parameters: Parameters) -> None:
 def _taken(name: str, why: str) -> InputError:
     return InputError(
         f"the manifest '{name}' exists and has other content ({why})",
-        f"give the new one another name; a manifest never changes (to build '{name}' again as it was: --as-of {name})",
+        f"give the new one another name; a manifest never changes (to build '{name}' as it was: "
+        f"curator build-manifest NEW --as-of {name})",
     )
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Lets one process at a time move a manifest into place; the lock goes with the process, however it ends."""
-    held = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(held)
 
 
 def _publish(
@@ -219,7 +210,7 @@ def _publish(
         lineage = manifest.lineage | {"sha256": sha256}
         (staging / LINEAGE_FILE).write_text(json.dumps(lineage, indent=1) + "\n", "utf-8")
         manifest = manifest._replace(sha256=sha256, lineage=lineage)
-        with _alone(manifest.path.parent):
+        with alone(manifest.path.parent):
             published = _published(store).get(manifest.name)
             if published is not None:
                 _check_options(published, parameters)

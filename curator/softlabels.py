@@ -271,7 +271,9 @@ def round_mantissa(values: Floats) -> Floats:
     return rounded.view(np.float32)
 
 
-def expand(top_classes: Ints, top_probs: Floats, tail: Floats, classes: int, temperature: float = 1.0) -> Floats:
+def expand(
+    top_classes: npt.NDArray[np.integer], top_probs: Floats, tail: Floats, classes: int, temperature: float = 1.0
+) -> Floats:
     """Targets [N, C] from stored soft labels [N, K]; the tail is spread evenly over the classes that were cut.
 
     Args:

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.dataset
+import pyarrow.parquet as pq
 
 from curator import progress
 from curator.errors import InputError, some, suggestion
@@ -123,6 +124,8 @@ def _walk(folder: Path, below: str, above: frozenset[tuple[int, int]]) -> Iterat
         sorted_entries = sorted(entries, key=lambda entry: entry.name)
     for entry in sorted_entries:
         name = f"{below}/{entry.name}" if below else entry.name
+        if entry.name.startswith("."):
+            continue  # what programs keep for themselves, such as .ipynb_checkpoints, must not become a class
         if entry.is_dir():
             yield from _walk(folder, name, above)
         else:
@@ -151,10 +154,12 @@ def _shards(shards: list[Path], split: str | None, folder_labels: bool, root: Pa
                 with tarfile.open(shard, "r:") as tar:
                     for member in tar:
                         suffix = PurePosixPath(member.name).suffix.lower()
+                        name = member.name.removeprefix("./")
+                        if any(part.startswith(".") for part in name.split("/")):
+                            continue
                         if not member.isfile() or member.issparse() or suffix not in SUFFIXES:
                             others[suffix or "no ending"] += member.isfile()
                             continue
-                        name = member.name.removeprefix("./")
                         yield {
                             "uri": f"{shard_uri}::{name}",
                             "name": name,
@@ -306,8 +311,14 @@ def table_batches(
                     f"'{path}' has no column '{name}'{suggestion(name, dataset.schema.names)}",
                     f"its columns are {', '.join(dataset.schema.names)}; rename one to '{name}'",
                 )
-        # One fragment at a time keeps the order of rows and the memory of wide tables small.
-        yield from dataset.to_batches(columns, batch_size=rows, batch_readahead=2, fragment_readahead=1)
+        if kind == "parquet":
+            # A dataset's own scan reads ahead of a slow reader without a bound that counts bytes: 5 GB for a million
+            # rows of a thousand probabilities.
+            for file in dataset.files:
+                with pq.ParquetFile(file, pre_buffer=False) as parquet:
+                    yield from parquet.iter_batches(rows, columns=columns, use_threads=False)
+        else:
+            yield from dataset.to_batches(columns, batch_size=rows, batch_readahead=2, fragment_readahead=1)
     except (pa.ArrowInvalid, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise

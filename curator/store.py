@@ -180,8 +180,13 @@ class Store:
         )
 
     def versions(self) -> dict[str, int]:
-        """The newest version of each table, to read them all at one state later."""
-        return {name: self.delta(name).version() for name in TABLES}
+        """The newest version of each table, to read them all at one state later.
+
+        The later steps' tables are looked at first, so that what they name is there in the earlier ones, whatever is
+        committed in between.
+        """
+        order = ("manifests", "metrics", "models", "reviews", "labels", "images", "classes")
+        return {name: self.delta(name).version() for name in order}
 
     def connect(self, versions: Versions | None = None) -> duckdb.DuckDBPyConnection:
         """A DuckDB connection in memory with the store's views.

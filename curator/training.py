@@ -8,23 +8,20 @@ Everything random in a step comes from (seed, step), so a resumed run takes the 
 from __future__ import annotations
 
 import datetime as dt
-import fcntl
 import hashlib
 import json
-import os
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
-from pathlib import Path
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import torch
 
 from curator import draws, manifests, network, progress, recipes
-from curator.errors import CuratorError, InputError, StoreError
+from curator.errors import CuratorError, InputError
 from curator.evaluation import evaluate_network
 from curator.loader import Batch, ManifestLoader, Rows, augmentation
+from curator.lock import alone
 from curator.losses import joint_loss
 from curator.recipes import Recipe
 from curator.schema import METRICS, MODELS
@@ -80,7 +77,9 @@ def train(
     recipe_name, plan = recipes.load(recipe, changes)
     network.leave_a_core()
     run = _Run(store, plan, recipe_name, manifest, name, init, threads)
-    with _alone(run.folder, run.name):
+    with alone(run.folder, f"training '{run.name}'"):
+        for unfinished in run.folder.glob("*.unfinished"):  # of a process that was killed while it wrote
+            unfinished.unlink()
         if store.rows("select 1 from models where model = $model", model=run.name):
             raise InputError(f"the model '{run.name}' exists" + " and is finished" * resume, "give another --name")
         started = run.resume() if resume else run.begin()
@@ -91,27 +90,6 @@ def train(
         )
         run.train(started, checkpoint_seconds)
         return run.register()
-
-
-@contextmanager
-def _alone(folder: Path, model: str) -> Iterator[None]:
-    """Holds a run's folder for this process; the lock goes with the process, and the folder if it stays empty."""
-    folder.mkdir(parents=True, exist_ok=True)
-    held = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreError(f"another run is training '{model}'", "wait for it, stop it, or give a --name") from None
-        for unfinished in folder.glob("*.unfinished"):  # of a process that was killed while it wrote
-            unfinished.unlink()
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                folder.rmdir()
-    finally:
-        os.close(held)
 
 
 class _Run:
@@ -135,6 +113,9 @@ class _Run:
         schedule, temperature = recipe.schedule, 1.0
         streams = [(labeled, schedule.labeled_batch)]
         self.generation, self.parents = 0, [init] if init is not None else []
+        if init is not None:  # trained on without a manifest, a model stays of its generation
+            initial, _, row = network.load(store, init)
+            self.generation = row["generation"]
         if manifest is not None:
             if not schedule.pseudo_ratio:
                 raise InputError("the recipe takes no pseudo-labeled images", "--set schedule.pseudo_ratio=1")
@@ -143,6 +124,8 @@ class _Run:
             self.generation = found.generation + 1
             self.parents = [*dict.fromkeys([found.lineage["model"]["model"], *self.parents])]
             streams.append((Rows.manifest(store, manifest), schedule.labeled_batch * schedule.pseudo_ratio))
+        if labeled.unscanned:
+            progress.say(f"{labeled.unscanned} labeled images were never scanned, so not checked against the holdout")
         self.name = name or f"g{self.generation}-{recipe_name}"
         check_name("model", self.name)
         self.steps = recipe.steps(len(labeled))
@@ -150,7 +133,7 @@ class _Run:
         self.network = network.build(recipe, len(classes))
         if init is not None:
             try:
-                self.network.load_state_dict(network.load(store, init)[0].state_dict())
+                self.network.load_state_dict(initial.state_dict())
             except RuntimeError:
                 raise InputError(
                     f"the weights of '{init}' do not fit the architecture '{recipe.network.architecture}'",

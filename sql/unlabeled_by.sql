@@ -1,4 +1,5 @@
--- Purpose: the images that a generation's teacher has not labeled yet, in the order in which they lie on the disk.
+-- Purpose: the images that a generation's teacher has not labeled yet, split by split, in the order in which they lie
+--          on the disk.
 -- Inputs:  stored_images, stored_labels, staged (image_id of labels written but not yet published).
 -- Grain:   one row per image.
 -- Parameters: $generation, $splits.
@@ -8,4 +9,4 @@ where list_contains($splits, split)
   and status <> 'unreadable'
   and image_id not in (select image_id from stored_labels where generation = $generation)
   and image_id not in (select image_id from staged)
-order by shard, byte_offset, uri;
+order by split, shard, byte_offset, uri;

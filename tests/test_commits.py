@@ -12,6 +12,7 @@ import pytest
 from test_images import SMALL_CHUNKS, picture, tree
 from test_store import listing
 
+from curator import commits
 from curator.commits import ImageCommits
 from curator.schema import IMAGES
 from curator.store import CommitRaced, Store, paths_of
@@ -36,6 +37,27 @@ def test_chunks_that_meet_lose_and_double_nothing(tmp_path: Path) -> None:
     assert [row["uri"] for row in store.rows("select uri from images order by uri")] == ["a", "b", "c", "d"]
     named = {Path(path).name for path in paths_of(store.delta("images"))}
     assert {path.name for path in (store.path / "images").glob("*.parquet")} == named
+
+
+class Counted(Store):
+    """A store that counts how often something is published."""
+
+    published = 0
+
+    def publish(self, *arguments: Any) -> None:
+        self.published += 1
+        super().publish(*arguments)
+
+
+def test_an_import_does_not_race_against_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Store.create(tmp_path / "s")
+    store = Counted(tmp_path / "s")
+    read_again: list[str] = []
+    monkeypatch.setattr(commits, "_left_to_add", lambda rows, path: read_again.append(path) or rows)
+    adding = ImageCommits(store, store.delta("images"))
+    for number in range(6):
+        adding.add(images((number, str(number), "unlabeled")))
+    assert (store.published, read_again, adding.added) == (6, [], 6)
 
 
 class Interrupted(Store):

@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "curator"
 ORDER = [
     "__init__",
     "errors",
+    "lock",
     "schema",
     "progress",
     "queries",
@@ -123,6 +124,8 @@ def test_import_direction() -> None:
     unplaced = sorted(trees.keys() - set(ORDER))
     assert not unplaced, f"place {', '.join(unplaced)} in ORDER of {__file__}, below all that it imports"
     assert len(ORDER) == len(set(ORDER)), "a module stands in ORDER twice"
+    gone = sorted(set(ORDER) - trees.keys())
+    assert not gone, f"take {', '.join(gone)} out of ORDER of {__file__}: there is no such module"
     place = {name: rank for rank, name in enumerate(ORDER)}
     wrong = []
     for name, tree in trees.items():

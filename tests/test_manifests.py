@@ -348,10 +348,3 @@ def test_what_cannot_be_built(
     assert answer.code == 2
     assert message in answer.err
     assert files_of(store.path) == before
-
-
-def test_names_that_sql_cannot_tell_apart(store: Store, curator: Callable[..., Answer]) -> None:
-    assert curator("build-manifest", "Mine", "--per-class", 2, "--store", store.path).code == 0
-    answer = curator("build-manifest", "mine", "--per-class", 2, "--store", store.path)
-    assert answer.code == 2
-    assert "'Mine'" in answer.err

@@ -269,3 +269,10 @@ def test_splits(tmp_path: Path) -> None:
         read(path, "hold-out")
     with pytest.raises(InputError, match="there is no folder or file"):
         read(tmp_path / "nowhere")
+
+
+def test_hidden_files_and_folders_are_not_images(tmp_path: Path) -> None:
+    folder = tree(tmp_path / "a", "cat/1.jpg", "cat/._1.jpg", ".ipynb_checkpoints/2.jpg", "dog/.thumbs/3.jpg")
+    assert [row["class_name"] for row in read(folder, "labeled", labels=True)] == ["cat"]
+    file = shard(tmp_path / "s.tar", {"./cat/1.jpg": b"1", ".cache/2.jpg": b"2", "cat/._1.jpg": b"3"})
+    assert [row["name"] for row in read(file, "labeled", labels=True)] == ["cat/1.jpg"]

@@ -163,6 +163,9 @@ def test_starting_from_another_models_weights(store: Store) -> None:
     assert row(store, "both")["parents"] == ["teacher", "warm"]
     teach(store, *nothing, name="same", init="teacher", manifest="m")
     assert row(store, "same")["parents"] == ["teacher"]
+    assert [row(store, name)["generation"] for name in ("warm", "both", "same")] == [0, 1, 1]
+    teach(store, *nothing, name="finetuned", init="both")
+    assert row(store, "finetuned")["generation"] == 1
     with pytest.raises(InputError, match="the weights of 'teacher' do not fit the architecture 'test_efficientnet'"):
         teach(store, "network.architecture=test_efficientnet", name="x", init="teacher")
     with pytest.raises(InputError, match="there is no model 'techer'; did you mean 'teacher'"):

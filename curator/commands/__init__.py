@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+import curator
 from curator import progress
 
 app = typer.Typer(
@@ -29,6 +30,21 @@ app = typer.Typer(
 def _show_progress(quiet: bool) -> bool:
     progress.show(not quiet)
     return quiet
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"curator {curator.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def every(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Stores, selects, balances and audits the data of Noisy Student self-training."""
 
 
 StoreOption = Annotated[Path, typer.Option("--store", envvar="CURATOR_STORE", help="Folder of the store.")]

@@ -62,6 +62,8 @@ def add_images(
 
     done = images.add_images(Store(store), source, split, labels, scan, base)
     lines = [f"added {done.added} of {done.total} images, {done.already_present} were there already"]
+    if done.repeated:
+        lines.append(f"{done.repeated} rows name an image that an earlier row names")
     if done.unreadable:
         lines.append(f"{done.unreadable} cannot be read and will not be labeled or trained on:")
         lines += [f"  {printable(problem['uri'])}: {printable(problem['problem'])}" for problem in done.problems]

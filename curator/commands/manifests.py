@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 @app.command("build-manifest")
 def build_manifest(
+    context: typer.Context,
     name: Annotated[str | None, typer.Argument(help="Name.", show_default="g<generation>-<per-class>")] = None,
-    per_class: Annotated[int, typer.Option(help="Quota: rows, counted with copies, of each class.")] = 130_000,
+    per_class: Annotated[int | None, typer.Option(help="Quota: rows, counted with copies, of each class.")] = None,
     generation: Annotated[int | None, typer.Option(help="Generation.", show_default="the newest")] = None,
     min_confidence: Annotated[float, typer.Option(help="Only images with a confidence above this.")] = 0.3,
     policy: Annotated[str, typer.Option(help="Selection rule, a file of sql/policies.")] = "top",
@@ -28,7 +29,7 @@ def build_manifest(
     seed: Annotated[int, typer.Option(help="Seed of policies that draw.")] = 0,
     as_of: Annotated[
         str | None,
-        typer.Option(help="Read the table versions that this manifest recorded.", metavar="MANIFEST"),
+        typer.Option(help="Read the table versions and options of this manifest.", metavar="MANIFEST"),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1, write nothing if a class falls short.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be selected; write nothing.")] = False,
@@ -49,7 +50,10 @@ def build_manifest(
         "targets": targets, "temperature": temperature, "fill": fill, "max_copies": max_copies, "where": where,
         "seed": seed,
     }  # fmt: skip
-    built = manifests.build(Store(store), name, options, as_of=as_of, strict=strict, dry_run=dry_run)
+    # What the user did not say is left to the library, which may take it from --as-of.
+    defaults = (None, "DEFAULT")
+    said = {k: v for k, v in options.items() if getattr(context.get_parameter_source(k), "name", None) not in defaults}
+    built = manifests.build(Store(store), name, said, as_of=as_of, strict=strict, dry_run=dry_run)
     document = _document(built) | ({"lineage": built.lineage} if explain else {})
     text = f"would build: {_summary(built)}" if dry_run else _summary(built)
     render.answer(document, json, "\n\n".join([text, _class_table(built), built.lineage["sql"]]) if explain else text)
@@ -65,7 +69,7 @@ def list_manifests(store: StoreOption = DEFAULT_STORE, json: JsonOption = False,
     from curator.store import Store
 
     rows = manifests.published(Store(store))
-    text = render.table(rows) if rows else "no manifests yet; make one with: curator build-manifest"
+    text = render.table(rows) if rows else "no manifests yet; make one with: curator build-manifest --per-class K"
     render.answer({"manifests": rows}, json, text)
 
 
@@ -118,32 +122,30 @@ def _summary(manifest: Manifest) -> str:
 
     funnel = manifest.lineage["funnel"]
     lines = [
-        f"{manifest.name}: {manifest.rows} rows from {manifest.unique_images} images, generation {manifest.generation}",
-        f"sha256 {manifest.sha256}" if manifest.sha256 else "",
-        f"{manifest.path}" if manifest.sha256 else "",
-        "",
-        render.fields(
-            {
-                "pool": funnel["pool"],
-                "labeled by the teacher": funnel["labeled"],
-                "pass --where": funnel["pass_where"],
-                "above the confidence": funnel["above_threshold"],
-                "not rejected": funnel["not_rejected"],
-                "not in the holdout": funnel["candidates"],
-                "within the quota": manifest.unique_images,
-                "with copies": manifest.rows,
-            }
-        ),
+        f"{manifest.name}: {manifest.rows} rows from {manifest.unique_images} images, generation {manifest.generation}"
     ]
-    if funnel["not_checked_for_leaks"]:
-        lines.append(
-            f"{funnel['not_checked_for_leaks']} pool images were never scanned, so not checked against the holdout"
-        )
+    if manifest.sha256:
+        lines += [f"sha256 {manifest.sha256}", str(manifest.path)]
+    counts = {
+        "pool": funnel["pool"],
+        "labeled by the teacher": funnel["labeled"],
+        "pass --where": funnel["pass_where"],
+        "above the confidence": funnel["above_threshold"],
+        "not rejected": funnel["not_rejected"],
+        "not in the holdout": funnel["candidates"],
+        "within the quota": manifest.unique_images,
+        "with copies": manifest.rows,
+    }
+    lines += ["", render.fields(counts), ""]
+    if waiting := funnel["pool"] - funnel["unreadable"] - funnel["labeled"]:
+        lines.append(f"{waiting} readable pool images have no label of this generation")
+    if unscanned := funnel["not_checked_for_leaks"]:
+        lines.append(f"{unscanned} pool images were never scanned, so not checked against the holdout")
     if manifest.short_classes:
         lines.append(f"short of candidates: {len(manifest.short_classes)} classes, {some(manifest.short_classes)}")
     if manifest.empty_classes:
         lines.append(f"without a candidate: {len(manifest.empty_classes)} classes, {some(manifest.empty_classes, 20)}")
-    return "\n".join(line for line in lines if line or line == "").replace("\n\n\n", "\n")
+    return "\n".join(lines).rstrip()
 
 
 def _class_table(manifest: Manifest) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -105,12 +107,18 @@ def demo(
         typer.Option("--tune", help="Report on images outside the holdout, to try settings without looking at it."),
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the split, with --tune.")] = 0,
+    json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Runs the whole route on 5,000 handwritten digits: teacher, soft labels, manifest, noisy student.
+
+    The store is FOLDER/store.
 
     Example: curator demo demo
     """
     from curator import demo
 
-    demo.play(lambda arguments: app(arguments, standalone_mode=False), folder, tune, seed)
+    with redirect_stdout(sys.stderr) if json else nullcontext():
+        rows = demo.play(lambda arguments: app(arguments, standalone_mode=False), folder, tune, seed)
+    if json:
+        render.answer({"folder": str(folder), "figures": rows}, json)
