@@ -35,10 +35,10 @@ class Added(NamedTuple):
 
     added: int
     already_present: int
-    repeated: int  # rows of the source that name an image again
     unreadable: int
     total: int
     leaks: int
+    repeated: int  # rows of the source that name an image again
     problems: list[dict[str, str]]
 
 
@@ -135,7 +135,7 @@ def add_images(
         con.close()
     leaks = store.rows(f"select count(*) as n from ({queries.text('holdout_twins')})")[0]["n"]
     bad = commits.problems
-    return Added(commits.added, different - commits.added, total - different, len(bad), total, leaks, bad[:20])
+    return Added(commits.added, different - commits.added, len(bad), total, leaks, total - different, bad[:20])
 
 
 def _count(con: duckdb.DuckDBPyConnection, query: str) -> int:

@@ -208,7 +208,7 @@ def test_listings_that_do_not_fit(tmp_path: Path, columns: dict[str, Any], said:
 def test_repeats_and_labels_of_the_pool(tmp_path: Path, empty: Store) -> None:
     file = listing(tmp_path / "l.parquet", uri=["a", "b", "a"], label=["x", "y", "x"], split=["unlabeled"] * 3)
     done = add_images(empty, file, None, scan=False)
-    assert (done.added, done.already_present, done.total) == (2, 1, 3)
+    assert (done.added, done.already_present, done.repeated, done.total) == (2, 0, 1, 3)
     assert empty.rows("select distinct label, class_name from images") == [{"label": None, "class_name": None}]
     assert empty.classes() == []
 

@@ -261,7 +261,7 @@ def test_short_and_empty_classes_are_named(store: Store, curator: Callable[..., 
 
 
 @pytest.mark.parametrize(
-    "options", [("--per-class", 4), ("--per-class", 1, "--min-confidence", 0.65), ("--min-confidence", 0.99)]
+    "options", [("--per-class", 4), ("--per-class", 1, "--min-confidence", 0.65), ("--per-class", 9, "--min-confidence", 0.99)]
 )
 def test_strict_exits_1_and_writes_nothing(
     store: Store, curator: Callable[..., Answer], options: tuple[object, ...]
@@ -325,7 +325,7 @@ def test_wrong_options_are_told_at_once_and_before_anything_else(
     assert answer.code == 2
     for option in ("--per-class 0", "--fill full", "--temperature -1.0", "--policy tpo"):
         assert option in answer.err
-    answer = curator("build-manifest", "--store", tmp_path / "store")
+    answer = curator("build-manifest", "--per-class", 1, "--store", tmp_path / "store")
     assert answer.code == 2
     assert "no generation has soft labels yet" in answer.err
 
