@@ -261,7 +261,12 @@ def test_short_and_empty_classes_are_named(store: Store, curator: Callable[..., 
 
 
 @pytest.mark.parametrize(
-    "options", [("--per-class", 4), ("--per-class", 1, "--min-confidence", 0.65), ("--per-class", 9, "--min-confidence", 0.99)]
+    "options",
+    [
+        ("--per-class", 4),
+        ("--per-class", 1, "--min-confidence", 0.65),
+        ("--per-class", 9, "--min-confidence", 0.99),
+    ],
 )
 def test_strict_exits_1_and_writes_nothing(
     store: Store, curator: Callable[..., Answer], options: tuple[object, ...]
