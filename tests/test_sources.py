@@ -62,7 +62,7 @@ def test_a_folder_is_read_deep_and_in_order(tmp_path: Path) -> None:
 def test_a_file_has_one_uri_however_it_is_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree(tmp_path, "data/pool/a.jpg", "work/x")
     monkeypatch.chdir(tmp_path / "work")
-    for source in ("../data/pool", tmp_path / "data" / "pool", "../work/../data/./pool/"):
+    for source in ("../data/pool", tmp_path / "data" / "pool", "../there/../data/./pool/"):
         assert [row["uri"] for row in read(source, root=tmp_path)] == ["data/pool/a.jpg"]
     outside = read("../data/pool", root=tmp_path / "work")
     assert [row["uri"] for row in outside] == [f"{tmp_path}/data/pool/a.jpg"]
