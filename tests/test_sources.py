@@ -60,11 +60,11 @@ def test_a_folder_is_read_deep_and_in_order(tmp_path: Path) -> None:
 
 
 def test_a_file_has_one_uri_however_it_is_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tree(tmp_path, "data/pool/a.jpg", "work/x")
-    monkeypatch.chdir(tmp_path / "work")
+    tree(tmp_path, "data/pool/a.jpg", "there/x")
+    monkeypatch.chdir(tmp_path / "there")
     for source in ("../data/pool", tmp_path / "data" / "pool", "../there/../data/./pool/"):
         assert [row["uri"] for row in read(source, root=tmp_path)] == ["data/pool/a.jpg"]
-    outside = read("../data/pool", root=tmp_path / "work")
+    outside = read("../data/pool", root=tmp_path / "there")
     assert [row["uri"] for row in outside] == [f"{tmp_path}/data/pool/a.jpg"]
 
 
