@@ -10,20 +10,17 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curator import progress, queries, selection
+from curator import digests, progress, queries, selection
 from curator.errors import AnswerIsNo, InputError, some, suggestion
 from curator.lock import alone
 from curator.schema import MANIFEST_ROW, MANIFESTS
@@ -35,7 +32,7 @@ if TYPE_CHECKING:
 
 LINEAGE_FILE = "_lineage.json"  # readers of a Parquet folder pass over names that begin with "_"
 FOOTER_KEY = b"curator.lineage"
-_BATCH = 65_536
+_BATCH = digests.ROWS
 _FILE_ROWS = 64 * _BATCH
 
 
@@ -159,6 +156,22 @@ def published(store: Store) -> list[dict[str, Any]]:
     return store.rows("select * exclude (lineage) from manifests order by created_at, name")
 
 
+def files(manifest: Manifest) -> list[Path]:
+    """The Parquet files of a published manifest, in the order of its rows.
+
+    Raises:
+        InputError: Files are missing, or hold another number of rows than were published.
+    """
+    found = sorted(manifest.path.glob("part-*.parquet"))
+    rows = sum(pq.read_metadata(file).num_rows for file in found)
+    if rows != manifest.unique_images:
+        raise InputError(
+            f"the files in '{manifest.path}' hold {rows} of the {manifest.unique_images} rows of the manifest",
+            f"curator check {manifest.name}, to see what is wrong with it",
+        )
+    return found
+
+
 def _published(store: Store) -> dict[str, Manifest]:
     return {
         row["name"]: Manifest(
@@ -248,7 +261,7 @@ def _row(manifest: Manifest) -> dict[str, Any]:
 
 def _write(con: duckdb.DuckDBPyConnection, manifest: Manifest, parameters: Parameters, folder: Path) -> str:
     """Writes the rows as Parquet files and returns their sha256."""
-    digest = hashlib.sha256(json.dumps(parameters.changed, sort_keys=True).encode())
+    digest = digests.begin(parameters.changed)
     footer = {FOOTER_KEY: json.dumps(manifest.lineage, sort_keys=True)}
     written = 0
     last = (-1, 0)
@@ -258,7 +271,7 @@ def _write(con: duckdb.DuckDBPyConnection, manifest: Manifest, parameters: Param
         for batch in batches:
             last = _check_order(batch, last)
             table = batch.drop_columns("rank").select(MANIFEST_ROW.schema.names).cast(MANIFEST_ROW.schema)
-            update_digest(digest, table)
+            digests.update(digest, table)
             if written % _FILE_ROWS == 0:
                 if writer is not None:
                     writer.add_key_value_metadata(footer)
@@ -306,33 +319,6 @@ def _check_order(batch: pa.Table, last: tuple[int, int]) -> tuple[int, int]:
     if (label[1:] < label[:-1]).any() or (rank[1:][same] != rank[:-1][same] + 1).any() or (rank[1:][~same] != 1).any():
         raise RuntimeError("the rows of the manifest came out of order, or an image is in it twice")
     return int(label[-1]), int(rank[-1])
-
-
-def update_digest(digest: hashlib._Hash, table: pa.Table) -> None:
-    """Adds the values of a table to a hash, column by column, independent of how Arrow laid them out."""
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        digest.update(name.encode())
-        for part in _bytes(column.combine_chunks()):
-            digest.update(part)
-
-
-def _bytes(array: pa.Array) -> Iterator[bytes | memoryview]:
-    """Nulls, lengths and values of an array as little-endian bytes."""
-    if isinstance(array, pa.ChunkedArray):
-        array = array.chunk(0) if array.num_chunks else pa.array([], array.type)
-    if array.null_count:
-        yield np.packbits(np.asarray(array.is_null())).tobytes()
-    if pa.types.is_list(array.type):
-        yield np.asarray(pc.fill_null(pc.list_value_length(array), -1)).astype("<i4").data
-        yield from _bytes(array.flatten())
-    elif pa.types.is_string(array.type):
-        filled = pc.fill_null(array, "")
-        yield np.asarray(pc.binary_length(filled)).astype("<i4").data
-        yield "".join(filled.to_pylist()).encode()
-    else:
-        zero = pa.scalar(0, pa.int64()).cast(array.type)
-        values = np.asarray(pc.fill_null(array, zero))
-        yield values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def read_lineage(path: Path) -> dict[str, Any]:

@@ -102,6 +102,32 @@ def show(
     render.answer(_document(found) | {"lineage": lineage}, json, "\n\n".join(parts))
 
 
+@app.command()
+def diff(
+    before: Annotated[str, typer.Argument(help="Name of a manifest.", metavar="A")],
+    after: Annotated[str, typer.Argument(help="Name of the manifest to compare it with.", metavar="B")],
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit 1 if anything differs.")] = False,
+    store: StoreOption = DEFAULT_STORE,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Counts the images that differ between two manifests, by class.
+
+    Example: curator diff g0-130000 g1-130000
+    """
+    from curator import comparison
+    from curator.store import Store
+
+    found = comparison.diff(Store(store), before, after)
+    changed = [c for c in found.classes if any(c[name] for name in comparison.COUNTS if name != "same")]
+    text = render.fields({name.replace("_", " "): number for name, number in found.totals.items()})
+    if changed:
+        text += "\n\n" + render.table(changed, title="classes that differ:")
+    render.answer(found.totals | {"classes": found.classes}, json, text)
+    if exit_code:
+        found.expect_none()
+
+
 def _document(manifest: Manifest) -> dict[str, Any]:
     return {
         "name": manifest.name,
