@@ -16,11 +16,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curator import digests, progress, queries, selection
+from curator import checks, digests, progress, queries, selection
 from curator.errors import AnswerIsNo, InputError, some, suggestion
 from curator.lock import alone
 from curator.schema import MANIFEST_ROW, MANIFESTS
@@ -156,6 +155,27 @@ def published(store: Store) -> list[dict[str, Any]]:
     return store.rows("select * exclude (lineage) from manifests order by created_at, name")
 
 
+def check(store: Store, name: str | None = None) -> list[checks.Verdict]:
+    """Checks published manifests against their own record and the store as it is now.
+
+    Args:
+        store: The store.
+        name: Name of one, or None for all of them.
+
+    Raises:
+        InputError: There is none of that name.
+    """
+    asked = sorted(_published(store).values()) if name is None else [find(store, name)]
+    con = store.connect()
+    try:
+        con.execute(f"set memory_limit = '{checks.MEMORY}'")
+        return [
+            checks.examine(con, m.name, m.path, m.unique_images, str(m.sha256), m.lineage["parameters"]) for m in asked
+        ]
+    finally:
+        con.close()
+
+
 def files(manifest: Manifest) -> list[Path]:
     """The Parquet files of a published manifest, in the order of its rows.
 
@@ -220,6 +240,7 @@ def _publish(
     try:
         staging.chmod(0o755)
         sha256 = _write(con, manifest, parameters, staging)
+        checks.expect_sound(con, staging, parameters)
         lineage = manifest.lineage | {"sha256": sha256}
         (staging / LINEAGE_FILE).write_text(json.dumps(lineage, indent=1) + "\n", "utf-8")
         manifest = manifest._replace(sha256=sha256, lineage=lineage)
@@ -269,7 +290,7 @@ def _write(con: duckdb.DuckDBPyConnection, manifest: Manifest, parameters: Param
     batches = queries.batches(con, queries.text("manifest_rows"), _BATCH, **parameters.values)
     with progress.progress("writing the manifest", manifest.unique_images, "rows") as advance:
         for batch in batches:
-            last = _check_order(batch, last)
+            last = checks.expect_order(batch, last)
             table = batch.drop_columns("rank").select(MANIFEST_ROW.schema.names).cast(MANIFEST_ROW.schema)
             digests.update(digest, table)
             if written % _FILE_ROWS == 0:
@@ -309,16 +330,6 @@ def _open(file: Path) -> pq.ParquetWriter:
         ],
         column_encoding={"top_probs.list.element": "BYTE_STREAM_SPLIT", "confidence": "BYTE_STREAM_SPLIT"},
     )
-
-
-def _check_order(batch: pa.Table, last: tuple[int, int]) -> tuple[int, int]:
-    """Makes sure that rows come by label, then rank: readers rely on it, and an engine may reorder what it streams."""
-    label = np.concatenate([[last[0]], batch["label"].to_numpy()])
-    rank = np.concatenate([[last[1]], batch["rank"].to_numpy()])
-    same = label[1:] == label[:-1]
-    if (label[1:] < label[:-1]).any() or (rank[1:][same] != rank[:-1][same] + 1).any() or (rank[1:][~same] != 1).any():
-        raise RuntimeError("the rows of the manifest came out of order, or an image is in it twice")
-    return int(label[-1]), int(rank[-1])
 
 
 def read_lineage(path: Path) -> dict[str, Any]:

@@ -29,6 +29,7 @@ ORDER = [
     "labels",
     "reviews",
     "selection",
+    "checks",
     "manifests",
     "comparison",
     "render",
