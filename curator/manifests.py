@@ -10,20 +10,16 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curator import progress, queries, selection
+from curator import checks, digests, progress, queries, selection
 from curator.errors import AnswerIsNo, InputError, some, suggestion
 from curator.lock import alone
 from curator.schema import MANIFEST_ROW, MANIFESTS
@@ -35,7 +31,7 @@ if TYPE_CHECKING:
 
 LINEAGE_FILE = "_lineage.json"  # readers of a Parquet folder pass over names that begin with "_"
 FOOTER_KEY = b"curator.lineage"
-_BATCH = 65_536
+_BATCH = digests.ROWS
 _FILE_ROWS = 64 * _BATCH
 
 
@@ -159,6 +155,43 @@ def published(store: Store) -> list[dict[str, Any]]:
     return store.rows("select * exclude (lineage) from manifests order by created_at, name")
 
 
+def check(store: Store, name: str | None = None) -> list[checks.Verdict]:
+    """Checks published manifests against their own record and the store as it is now.
+
+    Args:
+        store: The store.
+        name: Name of one, or None for all of them.
+
+    Raises:
+        InputError: There is none of that name.
+    """
+    asked = sorted(_published(store).values()) if name is None else [find(store, name)]
+    con = store.connect()
+    try:
+        con.execute(f"set memory_limit = '{checks.MEMORY}'")
+        return [
+            checks.examine(con, m.name, m.path, m.unique_images, str(m.sha256), m.lineage["parameters"]) for m in asked
+        ]
+    finally:
+        con.close()
+
+
+def files(manifest: Manifest) -> list[Path]:
+    """The Parquet files of a published manifest, in the order of its rows.
+
+    Raises:
+        InputError: Files are missing, or hold another number of rows than were published.
+    """
+    found = sorted(manifest.path.glob("part-*.parquet"))
+    rows = sum(pq.read_metadata(file).num_rows for file in found)
+    if rows != manifest.unique_images:
+        raise InputError(
+            f"the files in '{manifest.path}' hold {rows} of the {manifest.unique_images} rows of the manifest",
+            f"curator check {manifest.name}, to see what is wrong with it",
+        )
+    return found
+
+
 def _published(store: Store) -> dict[str, Manifest]:
     return {
         row["name"]: Manifest(
@@ -207,6 +240,7 @@ def _publish(
     try:
         staging.chmod(0o755)
         sha256 = _write(con, manifest, parameters, staging)
+        checks.expect_sound(con, staging, parameters)
         lineage = manifest.lineage | {"sha256": sha256}
         (staging / LINEAGE_FILE).write_text(json.dumps(lineage, indent=1) + "\n", "utf-8")
         manifest = manifest._replace(sha256=sha256, lineage=lineage)
@@ -248,7 +282,7 @@ def _row(manifest: Manifest) -> dict[str, Any]:
 
 def _write(con: duckdb.DuckDBPyConnection, manifest: Manifest, parameters: Parameters, folder: Path) -> str:
     """Writes the rows as Parquet files and returns their sha256."""
-    digest = hashlib.sha256(json.dumps(parameters.changed, sort_keys=True).encode())
+    digest = digests.begin(parameters.changed)
     footer = {FOOTER_KEY: json.dumps(manifest.lineage, sort_keys=True)}
     written = 0
     last = (-1, 0)
@@ -256,9 +290,9 @@ def _write(con: duckdb.DuckDBPyConnection, manifest: Manifest, parameters: Param
     batches = queries.batches(con, queries.text("manifest_rows"), _BATCH, **parameters.values)
     with progress.progress("writing the manifest", manifest.unique_images, "rows") as advance:
         for batch in batches:
-            last = _check_order(batch, last)
+            last = checks.expect_order(batch, last)
             table = batch.drop_columns("rank").select(MANIFEST_ROW.schema.names).cast(MANIFEST_ROW.schema)
-            update_digest(digest, table)
+            digests.update(digest, table)
             if written % _FILE_ROWS == 0:
                 if writer is not None:
                     writer.add_key_value_metadata(footer)
@@ -296,43 +330,6 @@ def _open(file: Path) -> pq.ParquetWriter:
         ],
         column_encoding={"top_probs.list.element": "BYTE_STREAM_SPLIT", "confidence": "BYTE_STREAM_SPLIT"},
     )
-
-
-def _check_order(batch: pa.Table, last: tuple[int, int]) -> tuple[int, int]:
-    """Makes sure that rows come by label, then rank: readers rely on it, and an engine may reorder what it streams."""
-    label = np.concatenate([[last[0]], batch["label"].to_numpy()])
-    rank = np.concatenate([[last[1]], batch["rank"].to_numpy()])
-    same = label[1:] == label[:-1]
-    if (label[1:] < label[:-1]).any() or (rank[1:][same] != rank[:-1][same] + 1).any() or (rank[1:][~same] != 1).any():
-        raise RuntimeError("the rows of the manifest came out of order, or an image is in it twice")
-    return int(label[-1]), int(rank[-1])
-
-
-def update_digest(digest: hashlib._Hash, table: pa.Table) -> None:
-    """Adds the values of a table to a hash, column by column, independent of how Arrow laid them out."""
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        digest.update(name.encode())
-        for part in _bytes(column.combine_chunks()):
-            digest.update(part)
-
-
-def _bytes(array: pa.Array) -> Iterator[bytes | memoryview]:
-    """Nulls, lengths and values of an array as little-endian bytes."""
-    if isinstance(array, pa.ChunkedArray):
-        array = array.chunk(0) if array.num_chunks else pa.array([], array.type)
-    if array.null_count:
-        yield np.packbits(np.asarray(array.is_null())).tobytes()
-    if pa.types.is_list(array.type):
-        yield np.asarray(pc.fill_null(pc.list_value_length(array), -1)).astype("<i4").data
-        yield from _bytes(array.flatten())
-    elif pa.types.is_string(array.type):
-        filled = pc.fill_null(array, "")
-        yield np.asarray(pc.binary_length(filled)).astype("<i4").data
-        yield "".join(filled.to_pylist()).encode()
-    else:
-        zero = pa.scalar(0, pa.int64()).cast(array.type)
-        values = np.asarray(pc.fill_null(array, zero))
-        yield values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def read_lineage(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from curator import render
 from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app
 
 if TYPE_CHECKING:
+    from curator.checks import Verdict
     from curator.manifests import Manifest
 
 
@@ -100,6 +101,69 @@ def show(
         _class_table(found),
     ]
     render.answer(_document(found) | {"lineage": lineage}, json, "\n\n".join(parts))
+
+
+@app.command()
+def diff(
+    before: Annotated[str, typer.Argument(help="Name of a manifest.", metavar="A")],
+    after: Annotated[str, typer.Argument(help="Name of the manifest to compare it with.", metavar="B")],
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit 1 if anything differs.")] = False,
+    store: StoreOption = DEFAULT_STORE,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Counts the images that differ between two manifests, by class.
+
+    Example: curator diff g0-130000 g1-130000
+    """
+    from curator import comparison
+    from curator.store import Store
+
+    found = comparison.diff(Store(store), before, after)
+    changed = [c for c in found.classes if any(c[name] for name in comparison.COUNTS if name != "same")]
+    text = render.fields({name.replace("_", " "): number for name, number in found.totals.items()})
+    if changed:
+        text += "\n\n" + render.table(changed, title="classes that differ:")
+    render.answer(found.totals | {"classes": found.classes}, json, text)
+    if exit_code:
+        found.expect_none()
+
+
+@app.command()
+def check(
+    name: Annotated[str | None, typer.Argument(help="Name of the manifest.", show_default="all of them")] = None,
+    store: StoreOption = DEFAULT_STORE,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Checks manifests against their own record and the store as it is now; exits 1 when something is wrong.
+
+    Example: curator check g0-130000
+    """
+    from curator import manifests
+    from curator.errors import AnswerIsNo, some
+    from curator.store import Store
+
+    verdicts = manifests.check(Store(store), name)
+    text = (
+        "\n\n".join(map(_verdict, verdicts)) or "no manifests yet; make one with: curator build-manifest --per-class K"
+    )
+    render.answer({"manifests": [verdict.document for verdict in verdicts]}, json, text)
+    if wrong := [verdict.name for verdict in verdicts if not verdict.ok]:
+        raise AnswerIsNo(
+            f"{len(wrong)} of {len(verdicts)} manifests fail a check ({some(wrong)})",
+            "build under another name from the store as it is now: curator build-manifest NEW --per-class K; "
+            "damaged files: restore them, or delete the folder and build the same name with --as-of",
+        )
+
+
+def _verdict(verdict: Verdict) -> str:
+    parts = [f"{verdict.name}: {'ok' if verdict.ok else 'not ok'}, {len(verdict.findings)} checks"]
+    for found in verdict.findings:
+        if found.offending:
+            shown = "" if found.offending == len(found.rows) else f", the first {len(found.rows)}"
+            parts.append(render.table(found.rows, title=f"{found.check}: {found.offending} found{shown}"))
+    return "\n\n".join(parts)
 
 
 def _document(manifest: Manifest) -> dict[str, Any]:

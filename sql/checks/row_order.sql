@@ -1,0 +1,19 @@
+-- Purpose: rows that stand before where they belong: labels ascend over all files; within a label the policy top puts
+--          the more confident first and, of equals, the lower image_id.
+-- Inputs:  rows (in the order of the files; file and file_row_number say where a row stands).
+-- Grain:   one row per row that should stand before the one it follows; none in a sound manifest.
+-- Parameters: $policy.
+select file, file_row_number, image_id, label, confidence, label_before, confidence_before
+from (
+    select
+        file, file_row_number, image_id, label, confidence,
+        -- "over ()" follows the order in which the files are read, without sorting the whole manifest
+        lag(label) over () as label_before,
+        lag(confidence) over () as confidence_before,
+        lag(image_id) over () as image_before
+    from rows
+)
+where label < label_before
+   or $policy = 'top' and label = label_before
+      and (confidence > confidence_before or confidence = confidence_before and image_id < image_before)
+order by file, file_row_number;
