@@ -112,20 +112,29 @@ def expect_sound(con: duckdb.DuckDBPyConnection, folder: Path, parameters: Param
             )
 
 
-def expect_order(batch: pa.Table, last: tuple[int, int]) -> tuple[int, int]:
-    """Makes sure that rows come by label, then rank: readers rely on it, and an engine may reorder what it streams."""
+def expect_order(batch: pa.Table, last: tuple[int, float, int]) -> tuple[int, float, int]:
+    """Makes sure that rows come by label, score and image_id: readers rely on it, and an engine may reorder its stream.
+
+    Args:
+        batch: Rows with label, score and image_id.
+        last: Those of the row before them; (-1, 0, 0) for the first batch.
+
+    Returns:
+        Those of the last row.
+    """
     label = np.concatenate([[last[0]], batch["label"].to_numpy()])
-    rank = np.concatenate([[last[1]], batch["rank"].to_numpy()])
-    same = label[1:] == label[:-1]
-    if (label[1:] < label[:-1]).any() or (rank[1:][same] != rank[:-1][same] + 1).any() or (rank[1:][~same] != 1).any():
+    score = np.concatenate([[np.float32(last[1])], batch["score"].to_numpy()])
+    image_id = np.concatenate([[last[2]], batch["image_id"].to_numpy()])
+    later = (score[1:] < score[:-1]) | (score[1:] == score[:-1]) & (image_id[1:] > image_id[:-1])
+    if not ((label[1:] > label[:-1]) | (label[1:] == label[:-1]) & later).all():
         raise RuntimeError("the rows of the manifest came out of order, or an image is in it twice")
-    return int(label[-1]), int(rank[-1])
+    return int(label[-1]), float(score[-1]), int(image_id[-1])
 
 
 def _run(con: duckdb.DuckDBPyConnection, check: str, parameters: Parameters) -> Finding:
     steps = {step: queries.text(step) for step in ("decisions", "holdout_twins")}
     query = queries.compose(steps, queries.text(f"checks/{check}"))
-    reader = con.sql(query, params=queries.bind(con, query, parameters.values)).to_arrow_reader(digests.ROWS)
+    reader = con.sql(query, params=queries.bind(con, query, parameters.bound)).to_arrow_reader(digests.ROWS)
     offending = 0
     first: list[dict[str, Any]] = []
     for batch in reader:  # counted as they pass: a manifest may be wrong in every row

@@ -28,8 +28,8 @@ import numpy as np
 import numpy.typing as npt
 
 from curator import draws, render
+from curator.account import wilson
 from curator.errors import CuratorError, InputError
-from curator.evaluation import wilson
 from curator.store import Store
 
 CLASSES = 10

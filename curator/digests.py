@@ -35,7 +35,7 @@ def of_files(changed: Mapping[str, Any], files: list[Path]) -> str:
     """
     digest = begin(changed)
     for path in files:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
             for batch in file.iter_batches(ROWS):
                 table = pa.Table.from_batches([batch])
                 update(digest, table.select(MANIFEST_ROW.schema.names).cast(MANIFEST_ROW.schema))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from curator import progress, queries
+from curator.account import wilson
 from curator.errors import InputError
 from curator.inference import predict
 from curator.network import Network, load
@@ -84,17 +84,6 @@ def evaluate_network(
         confidence=float(p.max(axis=1).mean()),
         failed=failed,
     )
-
-
-def wilson(right: int, total: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson, "Probable inference", JASA 1927)."""
-    if not total:
-        return 0.0, 1.0
-    share = right / total
-    scale = 1 + z * z / total
-    centre = (share + z * z / (2 * total)) / scale
-    half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total)) / scale
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def expected_calibration_error(confidence: npt.NDArray[np.floating], right: npt.NDArray[np.bool_]) -> float:

@@ -8,6 +8,7 @@ store versions and options give the same bytes.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
 import json
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curator import checks, digests, progress, queries, selection
+from curator import checks, digests, policies, progress, queries, selection
 from curator.errors import AnswerIsNo, InputError, some, suggestion
 from curator.lock import alone
 from curator.schema import MANIFEST_ROW, MANIFESTS
@@ -48,20 +49,20 @@ class Manifest(NamedTuple):
 
     @property
     def classes(self) -> list[dict[str, Any]]:
-        """Per class: candidates, kept, rows, most_copies, cut_off."""
+        """What the selection did to each class, see sql/class_counts.sql."""
         found: list[dict[str, Any]] = self.lineage["classes"]
         return found
 
     @property
     def short_classes(self) -> list[str]:
-        """Classes with candidates, but fewer of them than the quota."""
+        """Classes in which the policy lets through fewer images than the quota."""
         quota = self.lineage["parameters"]["per_class"]
-        return [c["class_name"] for c in self.classes if 0 < c["candidates"] < quota]
+        return [c["class_name"] for c in self.classes if 0 < c["eligible"] < quota]
 
     @property
     def empty_classes(self) -> list[str]:
-        """Classes without a candidate."""
-        return [c["class_name"] for c in self.classes if not c["candidates"]]
+        """Classes of which the policy lets through no image."""
+        return [c["class_name"] for c in self.classes if not c["eligible"]]
 
 
 def build(
@@ -89,7 +90,7 @@ def build(
         AnswerIsNo: `strict`, and a class falls short.
     """
     recorded = find(store, as_of).lineage if as_of is not None else {"parameters": {}, "tables": {}}
-    options = recorded["parameters"] | options
+    options = policies.resolve(recorded["parameters"], options)
     if "per_class" not in options:
         raise InputError("the quota is not given", "curator build-manifest --per-class 130000")
     asked = options.get("generation")
@@ -99,7 +100,8 @@ def build(
         check_name("manifest", name)
     versions = store.versions() | recorded["tables"]
     con = store.connect(versions)
-    try:
+    # The kept rows lie outside the store: a dry run writes nothing there.
+    with tempfile.TemporaryDirectory(prefix="curator-selection-") as kept, contextlib.closing(con):
         parameters = dataclasses.replace(parameters, generation=selection.generation(con, asked))
         name = name or f"g{parameters.generation}-{parameters.per_class}"
         path = store.path / "manifests" / name
@@ -111,8 +113,10 @@ def build(
         if published is not None and not dry_run:
             _check_options(published, parameters)
         progress.say(f"selecting from generation {parameters.generation}")
-        selection.select(con, parameters)
-        lineage = selection.lineage(con, parameters, versions)
+        con.execute(f"set memory_limit = '{checks.MEMORY}'")
+        selection.prepare(con)
+        sql = selection.select(con, parameters, Path(kept))
+        lineage = selection.lineage(con, parameters, versions, sql)
         rows = sum(c["rows"] for c in lineage["classes"])
         unique = sum(c["kept"] for c in lineage["classes"])
         manifest = Manifest(name, path, parameters.generation, rows, unique, None, lineage)
@@ -131,8 +135,6 @@ def build(
                 "lower --min-confidence, widen --where, or label the unlabeled split first",
             )
         return manifest if dry_run else _publish(store, con, manifest, parameters)
-    finally:
-        con.close()
 
 
 def find(store: Store, name: str) -> Manifest:
@@ -285,13 +287,13 @@ def _write(con: duckdb.DuckDBPyConnection, manifest: Manifest, parameters: Param
     digest = digests.begin(parameters.changed)
     footer = {FOOTER_KEY: json.dumps(manifest.lineage, sort_keys=True)}
     written = 0
-    last = (-1, 0)
+    last = (-1, 0.0, 0)
     writer: pq.ParquetWriter | None = None
-    batches = queries.batches(con, queries.text("manifest_rows"), _BATCH, **parameters.values)
+    batches = queries.batches(con, queries.text("manifest_rows"), _BATCH, **parameters.bound)
     with progress.progress("writing the manifest", manifest.unique_images, "rows") as advance:
         for batch in batches:
             last = checks.expect_order(batch, last)
-            table = batch.drop_columns("rank").select(MANIFEST_ROW.schema.names).cast(MANIFEST_ROW.schema)
+            table = batch.select(MANIFEST_ROW.schema.names).cast(MANIFEST_ROW.schema)
             digests.update(digest, table)
             if written % _FILE_ROWS == 0:
                 if writer is not None:
@@ -325,6 +327,7 @@ def _open(file: Path) -> pq.ParquetWriter:
             "label",
             "class_name",
             "copies",
+            "weight",
             "generation",
             "top_classes.list.element",
         ],

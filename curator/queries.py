@@ -6,16 +6,13 @@ route is put together as `with STEP as (FILE), ... FILE`; values travel as bound
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 import duckdb
 import pyarrow as pa
-
-from curator.errors import InputError, some, suggestion
 
 
 @cache
@@ -39,7 +36,8 @@ def compose(steps: Mapping[str, str], final: str) -> str:
     """
     if not steps:
         return final
-    parts = ",\n".join(f"{name} as (\n{query}\n)" for name, query in steps.items())
+    # A step that two others read would be kept in memory, all columns of a whole pool; reading it again costs less.
+    parts = ",\n".join(f"{name} as not materialized (\n{query}\n)" for name, query in steps.items())
     # The last step may be a file with a "with" of its own, which SQL allows only inside parentheses.
     return f"with\n{parts}\nselect * from (\n{final}\n)" if _starts_with_with(final) else f"with\n{parts}\n{final}"
 
@@ -82,81 +80,3 @@ def create_views(con: duckdb.DuckDBPyConnection) -> None:
     """Creates the public views over the stored_* relations of a connection."""
     for name in names("views"):
         con.execute(f"create view {name} as {text(f'views/{name}')}")
-
-
-WHERE_MEND = "give one boolean expression, e.g. --where \"width >= 64 and uri like 'pool/%'\""
-# What reads the clock: DuckDB calls these consistent, and the ones below are written without parentheses.
-_CLOCKS = {"age", "current_localtime", "current_localtimestamp"}
-_CLOCK_WORDS = {"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"}
-
-
-def check_expression(
-    con: duckdb.DuckDBPyConnection, expression: str, columns: Iterable[str], relations: Iterable[str]
-) -> None:
-    """Makes sure that a user's --where is one expression that gives the same answer each time.
-
-    Args:
-        con: Any connection.
-        expression: The text after --where.
-        columns: Names that may be used.
-        relations: Views that a subquery may read.
-
-    Raises:
-        InputError: A syntax error, more than one expression or statement, a placeholder, an unknown column, a function
-            such as random() that gives another answer each time, or a subquery that reads something else.
-    """
-    nodes = list(_nodes(_expression(con, expression)))
-    names = {path[-1].lower() for path in (node["column_names"] for node in nodes if node.get("class") == "COLUMN_REF")}
-    called = {str(node["function_name"]).lower() for node in nodes if "function_name" in node}
-    volatile = "select function_name from duckdb_functions() where stability in ('VOLATILE', 'CONSISTENT_WITHIN_QUERY')"
-    unstable = called & (_CLOCKS | {name for (name,) in con.execute(volatile).fetchall()}) | names & _CLOCK_WORDS
-    if any(node.get("sample") for node in nodes):
-        unstable |= {"a sample"}
-    if unstable:
-        raise InputError(
-            f"--where uses {some(sorted(unstable))}, which gives another answer each time",
-            "a manifest must be the same each time it is built: use e.g. image_id % 10 = 0 instead",
-        )
-    if any(node.get("class") == "PARAMETER" for node in nodes):
-        raise InputError("--where holds a placeholder, and there is nothing to fill it with", "write the value itself")
-    own = {entry["key"].lower() for node in nodes for entry in node.get("cte_map", {}).get("map", ())}
-    read = {".".join(node["qualified_name"]["path"]) for node in nodes if node.get("type") == "BASE_TABLE"}
-    read |= {f"{node['function']['function_name']}()" for node in nodes if node.get("type") == "TABLE_FUNCTION"}
-    foreign = sorted(name for name in read if name.lower() not in {*relations, *own})
-    if foreign:
-        raise InputError(
-            f"--where reads '{foreign[0]}', which is no part of a manifest's lineage",
-            f"a subquery may read {', '.join(relations)}",
-        )
-    # Columns of a subquery are for DuckDB to judge; the parameters of a lambda stand in the tree like columns.
-    lambdas = [part for node in nodes if node.get("class") == "LAMBDA" for part in _nodes(node["lhs"])]
-    names -= {name.lower() for part in lambdas for name in part.get("column_names", ())}
-    unknown = sorted(names - {column.lower() for column in columns})
-    if unknown and not any(node.get("class") == "SUBQUERY" for node in nodes):
-        raise InputError(
-            f"--where names the unknown column '{unknown[0]}'{suggestion(unknown[0], columns)}",
-            f"the columns are {', '.join(sorted(columns))}",
-        )
-
-
-def _expression(con: duckdb.DuckDBPyConnection, expression: str) -> Any:
-    """The syntax tree of a text that is one expression by itself and inside parentheses: `true) or (true` is not."""
-    tree: Any = None
-    for question in (f"select (\n{expression}\n)", f"select\n{expression}\n"):
-        tree = json.loads(con.execute("select json_serialize_sql(?)", [question]).fetchall()[0][0])
-        if tree["error"]:
-            raise InputError(f"--where is not an SQL expression: {tree['error_message'].splitlines()[0]}", WHERE_MEND)
-        node = tree["statements"][0]["node"] if len(tree["statements"]) == 1 else {}
-        if node.get("type") != "SELECT_NODE" or len(node["select_list"]) != 1:
-            raise InputError("--where holds more than one expression", WHERE_MEND)
-    return tree
-
-
-def _nodes(tree: Any) -> Iterable[dict[str, Any]]:
-    if isinstance(tree, dict):
-        yield tree
-        for value in tree.values():
-            yield from _nodes(value)
-    elif isinstance(tree, list):
-        for value in tree:
-            yield from _nodes(value)

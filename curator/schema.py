@@ -173,6 +173,7 @@ MANIFEST_ROW = Table(
         Column("class_name", pa.string(), "its name"),
         Column("confidence", pa.float32(), "the teacher's top-1 probability"),
         Column("copies", pa.int32(), "how often the row counts in one pass"),
+        Column("weight", pa.float32(), "what the row weighs in the loss; 1 unless the policy says otherwise"),
         Column("generation", pa.int32(), "generation of the soft label"),
         Column("top_classes", pa.list_(pa.field("element", pa.int32())), "kept classes, most probable first"),
         Column("top_probs", _PROBS, "their probabilities"),

@@ -1,20 +1,26 @@
 """Selection: which pool images become training rows, for which class, and how many copies of each.
 
-One statement, put together from files of sql/ in this order:
+Put together from files of sql/ in this order:
 
-    decisions, holdout_twins -> pool -> allowed (--where) -> candidates -> chosen (the policy) -> copies
+    decisions, holdout_twins -> pool -> allowed (--where) -> candidates -> policy -> eligible -> quota -> copies
 
-The same text goes into the manifest's lineage, so that what ran can be run again.
+The whole of it is one SQL statement, which defines the rows and goes into the manifest's lineage. The last two steps
+are not run as SQL, which would sort the whole pool: quota.py gives the same rows out of a stream of the eligible ones.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
+
 import curator
-from curator import queries
+from curator import policies, queries, quota, usersql
 from curator.errors import InputError, some, suggestion
 from curator.schema import IMAGES, LABELS
 
@@ -22,10 +28,13 @@ if TYPE_CHECKING:
     import duckdb
 
 FILLS = ("copies", "none")
-TARGETS = ("soft", "hard")
-_WHERE_MARK = "/* where */ true"
+TARGETS = ("soft", "hard", "auto")
 # What a selection reads, and so what a --where may read in a subquery; a manifest records their versions.
 INPUTS = ("images", "labels", "reviews", "models", "classes")
+_WHERE_MARK = "/* where */ true"
+_WEIGHT_MARK = "/* weight */ 1"
+# Rows of a batch: small enough for the arrays to stay near the processor, large enough to forget the interpreter.
+_BATCH = 400_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,13 +45,17 @@ class Parameters:
         generation: Generation of the soft labels.
         per_class: The quota K: rows, counted with copies, of each class.
         min_confidence: Candidates have a confidence above this, compared in float32.
-        policy: Name of a file in sql/policies/.
-        targets: "soft" for the teacher's distribution, "hard" for its top class.
+        policy: Name of a file in sql/policies/, or what to call `policy_sql`.
+        targets: "soft" for the teacher's distribution, "hard" for its top class, "auto" for hard from `hard_from` on.
         temperature: T of p^(1/T), applied when a loader reads the soft labels.
         fill: "copies" fills a short class up to the quota, "none" leaves it short.
         max_copies: Most copies of one image, or None.
         where: An SQL expression over images and labels that candidates must fulfil, or None.
         seed: Seed of policies that draw; "top" draws nothing.
+        hard_from: With the targets "auto", rows of this confidence and above are hard, compared in float32. The default
+            is where hard labels stop hurting in study 4 of Xie et al. (CVPR 2020).
+        policy_sql: The text of a user's own policy, or None.
+        settings: Values of the policy's own parameters; its defaults where it is not said.
 
     Raises:
         InputError: One or more options are out of range; all are named.
@@ -58,9 +71,12 @@ class Parameters:
     max_copies: int | None = None
     where: str | None = None
     seed: int = 0
+    hard_from: float = 0.6
+    policy_sql: str | None = None
+    settings: dict[str, policies.Value] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        policies = queries.names("policies")
+        known = policies.names()
         wrong = [
             message
             for bad, message in (
@@ -72,10 +88,12 @@ class Parameters:
                     f"--min-confidence {self.min_confidence} is not in [0, 1)",
                 ),
                 (
-                    self.policy not in policies,
-                    f"--policy {self.policy} is unknown{suggestion(self.policy, policies)} (there is {some(policies)})",
+                    self.policy_sql is None and self.policy not in known,
+                    f"--policy {self.policy} is unknown{suggestion(self.policy, known)} (there is {some(known, 20)}; "
+                    "the name of a file of your own ends in .sql)",
                 ),
                 (self.targets not in TARGETS, f"--targets {self.targets} is not one of {', '.join(TARGETS)}"),
+                (not 0 <= self.hard_from <= 1, f"--hard-from {self.hard_from} is not in [0, 1]"),
                 (self.fill not in FILLS, f"--fill {self.fill} is not one of {', '.join(FILLS)}"),
                 (
                     not 0 < self.temperature < float("inf"),
@@ -91,16 +109,25 @@ class Parameters:
         ]
         if wrong:
             raise InputError("; ".join(wrong), "curator build-manifest --help")
+        # An option left out and its default are one and the same selection.
+        object.__setattr__(
+            self, "settings", policies.settle(policies.load(self.policy, self.policy_sql), self.settings)
+        )
 
     @property
     def values(self) -> dict[str, Any]:
-        """The parameters as bound values of the SQL."""
+        """The parameters as they are recorded."""
         return dataclasses.asdict(self)
+
+    @property
+    def bound(self) -> dict[str, Any]:
+        """The parameters as bound values of the SQL, with those of the policy by their own names."""
+        return self.values | self.settings
 
     @property
     def changed(self) -> dict[str, Any]:
         """The parameters that are not at their defaults, so that an option added later changes no older hash."""
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        defaults = {field.name: field.default for field in dataclasses.fields(self)} | {"settings": {}}
         return {name: value for name, value in self.values.items() if value != defaults[name]}
 
 
@@ -121,55 +148,228 @@ def generation(con: duckdb.DuckDBPyConnection, asked: int | None) -> int:
     return int(there[-1] if asked is None else asked)
 
 
-def steps(where: str | None) -> dict[str, str]:
-    """The steps up to the candidates, each a relation that the later ones read."""
-    allowed = queries.text("allowed") if where else "select * from pool"
+def prepare(con: duckdb.DuckDBPyConnection) -> None:
+    """Works out the small relations that every step asks for again: tables take the place of the first two steps."""
+    for step in ("decisions", "holdout_twins"):
+        con.execute(f"create temp table {step} as {queries.text(step)}")
+
+
+def steps(parameters: Parameters) -> dict[str, str]:
+    """The steps from the pool to what the policy lets through, each a relation that the later ones read."""
+    allowed = queries.text("allowed") if parameters.where else "select * from pool"
     return {
-        "decisions": queries.text("decisions"),
-        "holdout_twins": queries.text("holdout_twins"),
         "pool": queries.text("pool"),
-        "allowed": allowed.replace(_WHERE_MARK, where or "true"),
+        "allowed": allowed.replace(_WHERE_MARK, parameters.where or "true"),
         "candidates": queries.text("candidates"),
+        "holdout": queries.text("holdout"),
+        "policy": policies.load(parameters.policy, parameters.policy_sql).text,
     }
 
 
-def statement(parameters: Parameters) -> str:
-    """The whole selection as one statement: image_id, label, confidence, source, rank, copies."""
-    chosen = {"chosen": queries.text(f"policies/{parameters.policy}")}
-    return queries.compose(steps(parameters.where) | chosen, queries.text("copies"))
+def statement(parameters: Parameters, weighted: bool = False) -> str:
+    """The whole selection as one statement: image_id, label, confidence, score, copies and, where weighted, weight."""
+    first = {step: queries.text(step) for step in ("decisions", "holdout_twins")}
+    rest = {"eligible": _eligible(weighted), "kept": queries.text("quota")}
+    return queries.compose(first | steps(parameters) | rest, queries.text("copies"))
 
 
-def select(con: duckdb.DuckDBPyConnection, parameters: Parameters) -> None:
-    """Runs the selection; the answer becomes the temporary table `selected` of the connection.
+def eligible(con: duckdb.DuckDBPyConnection, parameters: Parameters) -> dict[str, str]:
+    """The steps up to the eligible images, for a connection that is prepared.
 
     Raises:
-        InputError: The --where is not one sound expression.
+        InputError: The policy is not sound.
     """
-    if parameters.where:
-        columns = dict.fromkeys([*LABELS.schema.names, *IMAGES.schema.names, "class_name"])
-        queries.check_expression(con, parameters.where, columns, INPUTS)
-    query = f"create temp table selected as {statement(parameters)}"
+    return steps(parameters) | {"eligible": _eligible(_check_policy(con, parameters))}
+
+
+def _eligible(weighted: bool) -> str:
+    return queries.text("eligible").replace(_WEIGHT_MARK, "weight" if weighted else _WEIGHT_MARK)
+
+
+def select(con: duckdb.DuckDBPyConnection, parameters: Parameters, folder: Path) -> str:
+    """Runs the selection.
+
+    Args:
+        con: A connection with the store's relations, see `prepare`. It gets the relations `selected` (image_id, label,
+            confidence, score, weight, copies), a view of a file in the folder, and `counted` (label, candidates,
+            eligible).
+        parameters: The options.
+        folder: Where to keep the rows while the connection is in use.
+
+    Returns:
+        The statement that defines the rows.
+
+    Raises:
+        InputError: The --where is not one sound expression, or the policy not a sound query.
+    """
+    values = parameters.bound
+    disputed = con.sql("from decisions").limit(1).fetchall() or con.sql("from holdout_twins").limit(1).fetchall()
+    classes = queries.rows(con, "select count(*) as n from classes")[0]["n"]
+    _check_where(con, parameters)
+    weighted = _check_policy(con, parameters)
+    before = steps(parameters) | {"eligible": _eligible(weighted)}
+    if not disputed:
+        before["candidates"] = queries.text("candidates_undisputed")
+    plain = parameters.policy == "top" and parameters.policy_sql is None
     try:
-        if parameters.where:
-            _check_boolean(con, parameters)
-        con.execute(query, queries.bind(con, query, parameters.values))
+        if plain:
+            # The scores are the confidences, which the histogram compares with the threshold itself: the engine hands
+            # whole vectors on much faster than filtered ones.
+            query = queries.compose(before, "select image_id, label, score from eligible")
+            values |= {"min_confidence": -1.0}
+            histogram = quota.Histogram(classes, above=parameters.min_confidence)
+        else:
+            # A policy may take long, so it is run once and its answer read twice.
+            file = folder / "eligible.parquet"
+            query = queries.compose(before, "select * from eligible")
+            con.sql(query, params=queries.bind(con, query, values)).to_parquet(str(file), compression="uncompressed")
+            con.read_parquet(str(file)).create_view("policy_rows")
+            histogram = quota.Histogram(classes, *_check_rows(con, parameters, classes))
+            query, values = "select * from policy_rows", {}
+        for batch in _stream(con, f"select label, score from ({query})", values):
+            histogram.add(batch["label"], batch["score"])
+        rule = quota.Rule(parameters.per_class, parameters.fill, parameters.max_copies)
+        kept = folder / "selected.parquet"
+        quota.keep((_rows(batch) for batch in _stream(con, query, values)), histogram, rule, kept)
     except _query_errors() as error:
-        if parameters.where is None:
-            raise
-        raise InputError(
-            f"--where cannot be computed: {str(error).splitlines()[0]}",
-            'try it first: curator sql "select count(*) from labels join images using (image_id) where ..."',
-        ) from None
+        raise _unsound(parameters, error) from None
+    eligible = histogram.counted
+    counts = eligible
+    if not plain:
+        query = queries.compose(steps(parameters), "select label, count(*)::BIGINT as n from candidates group by label")
+        counts = np.zeros(classes, np.int64)
+        for row in queries.rows(con, query, **parameters.bound):
+            counts[row["label"]] = row["n"]
+    con.register("counted", pa.table({"label": np.arange(classes), "candidates": counts, "eligible": eligible}))
+    _view(con, kept)
+    return statement(parameters, weighted)
 
 
-def _check_boolean(con: duckdb.DuckDBPyConnection, parameters: Parameters) -> None:
-    """DuckDB takes 5 for true; a --where that is a number is more likely half an expression."""
-    before = steps(parameters.where)
+def _stream(con: duckdb.DuckDBPyConnection, query: str, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The columns of a query's answer, as arrays, batch by batch and in no order."""
+    for batch in con.sql(query, params=queries.bind(con, query, values)).to_arrow_reader(_BATCH):
+        yield {name: column.to_numpy() for name, column in zip(batch.schema.names, batch.columns, strict=True)}
+
+
+def _rows(columns: dict[str, Any]) -> quota.Rows:
+    carried = {name: column for name, column in columns.items() if name not in ("image_id", "label", "score")}
+    return quota.Rows(columns["image_id"], columns["label"], columns["score"], carried)
+
+
+def _view(con: duckdb.DuckDBPyConnection, file: Path) -> None:
+    """Makes the file of the kept rows the relation `selected`; columns that it lacks are the same in each row."""
+    if not file.exists():
+        nothing = {"image_id": pa.int64(), "label": pa.int32(), "score": pa.float32(), "copies": pa.int32()}
+        con.register("kept_rows", pa.schema(nothing.items()).empty_table())
+    else:
+        con.read_parquet(str(file)).create_view("kept_rows")
+    names = con.view("kept_rows").columns
+    confidence = "confidence" if "confidence" in names else "score as confidence"
+    weight = "weight" if "weight" in names else "1::FLOAT as weight"
+    query = f"select image_id, label, {confidence}, score, {weight}, copies from kept_rows"
+    con.execute(f"create temp view selected as {query}")
+
+
+def _check_where(con: duckdb.DuckDBPyConnection, parameters: Parameters) -> None:
+    """Makes sure that the --where is one sound expression that is true or false.
+
+    DuckDB takes 5 for true; a --where that is a number is more likely half an expression.
+    """
+    if not parameters.where:
+        return
+    columns = dict.fromkeys([*LABELS.schema.names, *IMAGES.schema.names, "class_name"])
+    usersql.check_expression(con, parameters.where, columns, INPUTS)
+    before = steps(parameters)
     value = before["allowed"].replace("select p.*", f"select (\n{parameters.where}\n)", 1)
     query = queries.compose({"pool": before["pool"]}, value)
-    kind = con.sql(query, params=queries.bind(con, query, parameters.values)).types[0]
+    try:
+        kind = con.sql(query, params=queries.bind(con, query, parameters.bound)).types[0]
+    except _query_errors() as error:
+        raise _unsound(parameters, error) from None
     if kind != "BOOLEAN":
-        raise InputError(f"--where gives {kind}, not true or false", queries.WHERE_MEND)
+        raise InputError(f"--where gives {kind}, not true or false", usersql.WHERE_MEND)
+
+
+def _check_policy(con: duckdb.DuckDBPyConnection, parameters: Parameters) -> bool:
+    """Makes sure that a policy returns what it must.
+
+    Returns:
+        Whether it returns a weight.
+
+    Raises:
+        InputError: It does not, it cannot be computed, or it reads what it must not.
+    """
+    policy = policies.load(parameters.policy, parameters.policy_sql)
+    if parameters.policy_sql is not None:
+        given = (*policies.GIVEN, *policy.defaults)
+        usersql.check_query(con, policy.text, policies.READS, given, f"the policy {policy.name}")
+    query = queries.compose(steps(parameters), "select * from policy")
+    try:
+        answer = con.sql(query, params=queries.bind(con, query, parameters.bound))
+    except _query_errors() as error:
+        raise _unsound(parameters, error, policy=True) from None
+    kinds = {name.lower(): str(kind) for name, kind in zip(answer.columns, answer.types, strict=True)}
+    if missing := [name for name in policies.COLUMNS if name not in kinds]:
+        raise InputError(
+            f"the policy {policy.name} does not return {', '.join(missing)}; it returns {', '.join(kinds)}",
+            f"return {', '.join(policies.COLUMNS)} and, if you like, weight; curator build-manifest --help",
+        )
+    numbers = ("INT", "FLOAT", "DOUBLE", "DECIMAL")
+    for name in (*policies.COLUMNS, "weight"):
+        whole = name in ("image_id", "label")
+        if not any(number in kinds.get(name, "INT") for number in (numbers[:1] if whole else numbers)):
+            wanted = "whole numbers" if whole else "numbers"
+            raise InputError(
+                f"the policy {policy.name} returns {name} as {kinds[name]}, not as {wanted}",
+                f"{name}::{'BIGINT' if whole else 'FLOAT'} as {name}",
+            )
+    return "weight" in kinds
+
+
+def _check_rows(con: duckdb.DuckDBPyConnection, parameters: Parameters, classes: int) -> tuple[float, float]:
+    """Makes sure that the rows a policy returned can be used; gives their lowest and highest score.
+
+    Raises:
+        InputError: They cannot.
+    """
+    bounds = queries.rows(con, queries.text("policy_rows"), classes=classes)[0]
+    problems = [
+        f"{number} rows {what}"
+        for what, number in (
+            ("have a null", bounds["nulls"]),
+            ("have a score or a weight that is not finite", bounds["not_finite"]),
+            ("have a weight below 0", bounds["negative"]),
+            (f"have a label outside 0 to {classes - 1}", bounds["outside"]),
+        )
+        if number
+    ]
+    if parameters.policy_sql is not None and not problems:
+        query = queries.compose(steps(parameters), queries.text("policy_strays"))
+        strays = queries.rows(con, query, **parameters.bound)[0]
+        problems += [f"{strays['strays']} rows are no candidates, or have another confidence"] * bool(strays["strays"])
+        problems += [f"{strays['repeated']} images are returned more than once"] * bool(strays["repeated"])
+    if problems:
+        raise InputError(
+            f"the policy {parameters.policy} returns rows that cannot be used: {'; '.join(problems)}",
+            "return each image of the relation candidates at most once, with its confidence, a class and a score",
+        )
+    return bounds["low"] or 0.0, bounds["high"] or 0.0
+
+
+def _unsound(parameters: Parameters, error: Exception, policy: bool = False) -> Exception:
+    """What to tell of a query that holds a user's SQL and failed; other errors are passed on as they are."""
+    told = str(error).splitlines()[0]
+    if parameters.policy_sql is not None and (policy or parameters.where is None):
+        return InputError(
+            f"the policy {parameters.policy} cannot be computed: {told}",
+            "correct it; its inputs and outputs are described in docs/selection.md",
+        )
+    if parameters.where is not None:
+        return InputError(
+            f"--where cannot be computed: {told}",
+            'try it first: curator sql "select count(*) from labels join images using (image_id) where ..."',
+        )
+    return error
 
 
 def _query_errors() -> tuple[type[Exception], ...]:
@@ -179,20 +379,21 @@ def _query_errors() -> tuple[type[Exception], ...]:
 
 
 def funnel(con: duckdb.DuckDBPyConnection, parameters: Parameters) -> dict[str, int]:
-    """How many images each rule leaves, see sql/funnel.sql."""
-    before = {name: query for name, query in steps(parameters.where).items() if name != "candidates"}
-    return queries.rows(con, queries.compose(before, queries.text("funnel")), **parameters.values)[0]
+    """How many images each rule leaves, see sql/funnel.sql; call `select` first."""
+    query = queries.compose(steps(parameters), queries.text("funnel"))
+    return queries.rows(con, query, **parameters.bound)[0]
 
 
 def class_counts(con: duckdb.DuckDBPyConnection, parameters: Parameters) -> list[dict[str, Any]]:
     """What the selection did to each class, see sql/class_counts.sql; call `select` first."""
-    query = queries.compose(steps(parameters.where), queries.text("class_counts"))
-    return queries.rows(con, query, **parameters.values)
+    query = queries.compose({"holdout": queries.text("holdout")}, queries.text("class_counts"))
+    return queries.rows(con, query, **parameters.bound)
 
 
-def lineage(con: duckdb.DuckDBPyConnection, parameters: Parameters, versions: dict[str, int]) -> dict[str, Any]:
-    """Everything that says how the rows came about, without times, names and paths."""
-    sql = statement(parameters)
+def lineage(
+    con: duckdb.DuckDBPyConnection, parameters: Parameters, versions: dict[str, int], sql: str
+) -> dict[str, Any]:
+    """Everything that says how the rows came about, without times, names and paths; call `select` first."""
     teacher = queries.rows(
         con,
         "select l.model, m.weights_hash"

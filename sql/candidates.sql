@@ -7,7 +7,7 @@
 select
     l.image_id,
     case when d.decision = 'relabel' then d.new_label else l.label end::INT as label,
-    l.confidence, l.margin, l.entropy, l.top_classes, l.top_probs,
+    l.confidence, l.margin, l.entropy, l.top_classes, l.top_probs, l.tail,
     case when d.decision = 'relabel' then 'review' else 'pseudo' end as source
 from allowed as l
 left join decisions as d on d.image_id = l.image_id

@@ -1,22 +1,32 @@
--- Purpose: what a selection did to each class.
--- Inputs:  candidates, selected, stored_classes.
+-- Purpose: what a selection did to each class; and, where the teacher has labeled a holdout, how many of its images the
+--          teacher puts into the class at or above the confidence of the least confident kept image, and how many of
+--          these rightly, from which the precision of the kept rows can be estimated.
+-- Inputs:  counted (label, candidates, eligible), selected, holdout, stored_classes.
 -- Grain:   one row per class of the store, also those without a candidate.
 with
-available as (select label, count(*) as candidates from candidates group by label),
 kept as (
     select
-        s.label, count(*) as kept, sum(s.copies) as rows, max(s.copies) as most_copies, min(s.confidence) as cut_off
-    from selected as s
-    group by s.label
+        label, count(*) as kept, sum(copies)::BIGINT as rows, max(copies) as most_copies, min(confidence) as cut_off
+    from selected
+    group by label
+),
+judged as (
+    select h.label, count(*) as seen, count(*) filter (h.is_right) as right_ones
+    from holdout as h
+    join kept as k on k.label = h.label and h.confidence >= k.cut_off
+    group by h.label
 )
 select
     c.label::INT as label, c.class_name,
-    coalesce(a.candidates, 0) as candidates,
+    n.candidates, n.eligible,
     coalesce(k.kept, 0) as kept,
-    coalesce(k.rows, 0)::BIGINT as rows,
+    coalesce(k.rows, 0) as rows,
     coalesce(k.most_copies, 0) as most_copies,
-    k.cut_off
+    k.cut_off,
+    coalesce(j.seen, 0) as holdout_seen,
+    coalesce(j.right_ones, 0) as holdout_right
 from stored_classes as c
-left join available as a on a.label = c.label
+join counted as n on n.label = c.label
 left join kept as k on k.label = c.label
+left join judged as j on j.label = c.label
 order by c.label;

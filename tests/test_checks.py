@@ -12,7 +12,7 @@ from conftest import Answer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curator import checks, digests, manifests, queries
+from curator import checks, digests, manifests, queries, quota
 from curator.errors import InputError
 from curator.images import add_images
 from curator.reviews import add_review
@@ -267,8 +267,9 @@ def test_nothing_is_published_that_fails_a_row_check(
     monkeypatch.setattr(queries, "text", lambda name: candidates if name == "candidates" else original(name))
     with pytest.raises(RuntimeError, match="fails its check 'rejected_image' and was not published: 1 rows"):
         manifests.build(store, "m", {"per_class": 3})
-    copies = original("copies").replace("rank <= ", "rank < ")
-    monkeypatch.setattr(queries, "text", lambda name: copies if name == "copies" else original(name))
+    monkeypatch.setattr(queries, "text", original)
+    cut = quota.Histogram.cut
+    monkeypatch.setattr(quota.Histogram, "cut", lambda *given: cut(*given)._replace(extra=cut(*given).extra * 0))
     with pytest.raises(RuntimeError, match="'class_sum'"):
         manifests.build(store, "m", {"per_class": 4})
     assert manifests.published(store) == []
@@ -277,11 +278,16 @@ def test_nothing_is_published_that_fails_a_row_check(
 
 
 def test_rows_that_come_out_of_order_stop_the_writer() -> None:
-    batch = pa.table({"label": np.array([0, 0, 1]), "rank": np.array([1, 2, 1])})
-    assert checks.expect_order(batch, (-1, 0)) == (1, 1)
-    for label, rank in (([0, 0], [2, 1]), ([1, 0], [1, 1]), ([0, 0], [1, 1])):
+    def rows(*values: tuple[int, float, int]) -> pa.Table:
+        label, score, image_id = zip(*values, strict=True)
+        return pa.table({"label": label, "score": np.array(score, np.float32), "image_id": image_id})
+
+    assert checks.expect_order(rows((0, 0.9, 7), (0, 0.9, 8), (0, 0.8, 1), (1, 1, 2)), (-1, 0, 0)) == (1, 1, 2)
+    for wrong in (((0, 0.8, 1), (0, 0.9, 2)), ((1, 1, 1), (0, 1, 2)), ((0, 1, 2), (0, 1, 1)), ((0, 1, 1), (0, 1, 1))):
         with pytest.raises(RuntimeError, match="out of order"):
-            checks.expect_order(pa.table({"label": label, "rank": rank}), (-1, 0))
+            checks.expect_order(rows(*wrong), (-1, 0, 0))
+        with pytest.raises(RuntimeError, match="out of order"):
+            checks.expect_order(rows(wrong[1]), wrong[0])
 
 
 def test_every_check_has_a_test_here() -> None:

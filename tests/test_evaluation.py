@@ -12,7 +12,8 @@ from conftest import Answer
 from pictures import CLASSES, picture, teach, world, write
 from torch import nn
 
-from curator.evaluation import evaluate, expected_calibration_error, wilson
+from curator.account import wilson
+from curator.evaluation import evaluate, expected_calibration_error
 from curator.images import add_images
 from curator.labeling import label
 from curator.store import Store

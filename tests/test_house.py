@@ -20,6 +20,7 @@ ORDER = [
     "digests",
     "progress",
     "queries",
+    "usersql",
     "store",
     "commits",
     "decode",
@@ -28,10 +29,20 @@ ORDER = [
     "softlabels",
     "labels",
     "reviews",
+    "policies",
+    "quota",
     "selection",
     "checks",
     "manifests",
+    "account",
+    "explanation",
     "comparison",
+    "plots",
+    "figures",
+    "page",
+    "report",
+    "samples",
+    "exports",
     "render",
     "sandbox",
     "draws",
@@ -49,6 +60,8 @@ ORDER = [
     "commands.images",
     "commands.labels",
     "commands.manifests",
+    "commands.report",
+    "commands.exports",
     "commands.models",
     "commands.sql",
     "cli",
@@ -63,7 +76,7 @@ TORCH = {"augment", "loader", "network", "inference", "losses", "training", "lab
 DATA = {"sql", "models"}
 
 # What a call for help must not load, because each costs a good part of a second.
-HEAVY = {"torch", "timm", "cv2", "pyarrow", "duckdb", "deltalake"}
+HEAVY = {"torch", "timm", "cv2", "pyarrow", "duckdb", "deltalake", "matplotlib"}
 
 
 def modules() -> dict[str, ast.Module]:

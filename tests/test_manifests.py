@@ -60,6 +60,7 @@ def test_the_rows_of_a_manifest(store: Store, ids: dict[str, int]) -> None:
         "class_name": "dog",
         "confidence": float(np.float32(0.8)),
         "copies": 1,
+        "weight": 1.0,
         "generation": 0,
         "top_classes": [1],
         "top_probs": [1.0],
@@ -67,7 +68,7 @@ def test_the_rows_of_a_manifest(store: Store, ids: dict[str, int]) -> None:
     }
     assert rows["d"]["source"] == "pseudo"
     assert rows["d"]["top_classes"] == [0, 1, 2]
-    assert rows["d"]["top_probs"] == pytest.approx([0.5, 0.3, 0.2], rel=2**-11)
+    assert rows["d"]["top_probs"] == pytest.approx([0.5, 0.3, 0.2], abs=2**-12)
 
 
 def test_hard_targets_are_one_hot(store: Store) -> None:
@@ -199,6 +200,9 @@ def test_lineage_is_complete_beside_the_rows_and_inside_them(store: Store, ids: 
         "max_copies": None,
         "where": "confidence < 0.75",
         "seed": 5,
+        "hard_from": 0.6,
+        "policy_sql": None,
+        "settings": {},
     }
     assert inside["tables"] == {name: versions[name] for name in ("images", "labels", "reviews", "models", "classes")}
     assert inside["model"] == {"model": "trained", "weights_hash": "ab" * 32}
@@ -215,7 +219,7 @@ def test_lineage_is_complete_beside_the_rows_and_inside_them(store: Store, ids: 
         names = ("generation", "min_confidence", "per_class", "fill", "max_copies")
         values = {name: inside["parameters"][name] for name in names}
         con.execute("create temp table again as " + inside["sql"], values)
-        again = con.execute("select image_id from again order by label, rank").fetchall()
+        again = con.execute("select image_id from again order by label, score desc, image_id").fetchall()
     finally:
         con.close()
     assert [image_id for (image_id,) in again] == pq.read_table(built.path)["image_id"].to_pylist()
@@ -239,6 +243,7 @@ def test_the_funnel_counts_what_each_rule_leaves(store: Store, ids: dict[str, in
         "above_threshold": 7,
         "not_rejected": 6,
         "candidates": 5,
+        "eligible": 5,
     }
     assert letters(ids, built.path, "copies") == [("d", 2), ("e", 1), ("f", 1), ("g", 2)]
 
@@ -255,8 +260,8 @@ def test_short_and_empty_classes_are_named(store: Store, curator: Callable[..., 
     assert (found["name"], found["rows"], found["unique_images"]) == ("g0-2", 4, 3)
     assert Path(found["path"]) == store.path / "manifests" / "g0-2"
     text = curator("build-manifest", "text", *options).out
-    assert "short of candidates: 1 classes, dog" in text
-    assert "without a candidate: 1 classes, owl" in text
+    assert "1 class has fewer images to choose from than the quota of 2, and copies fill them up: dog." in text
+    assert "1 class has no image to choose from, so no row: owl." in text
     assert found["sha256"] in text
 
 
@@ -300,8 +305,8 @@ def test_dry_run_writes_nothing(store: Store, curator: Callable[..., Answer]) ->
 def test_explain_shows_classes_and_sql(store: Store, curator: Callable[..., Answer]) -> None:
     command = ("build-manifest", "m", "--per-class", 3, "--explain", "--store", store.path)
     text = curator(*command).out
-    assert "row_number() over (partition by label order by confidence desc, image_id)" in text
-    assert any(line.split()[:5] == ["2", "owl", "1", "1", "3"] for line in text.splitlines())
+    assert "row_number() over (partition by label order by score desc, image_id)" in text
+    assert any(line.split()[:6] == ["2", "owl", "1", "1", "1", "3"] for line in text.splitlines())
     assert curator(*command, "--json").json["lineage"]["parameters"]["per_class"] == 3
 
 

@@ -3,6 +3,8 @@
 images.py    init, add-images
 labels.py    import-labels, label, review
 manifests.py build-manifest, manifests, show
+report.py    report
+exports.py   export
 models.py    train, evaluate, demo
 sql.py       sql
 """

@@ -12,6 +12,7 @@ from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption
 if TYPE_CHECKING:
     from curator.checks import Verdict
     from curator.manifests import Manifest
+    from curator.store import Store
 
 
 @app.command("build-manifest")
@@ -21,8 +22,12 @@ def build_manifest(
     per_class: Annotated[int | None, typer.Option(help="Quota: rows, counted with copies, of each class.")] = None,
     generation: Annotated[int | None, typer.Option(help="Generation.", show_default="the newest")] = None,
     min_confidence: Annotated[float, typer.Option(help="Only images with a confidence above this.")] = 0.3,
-    policy: Annotated[str, typer.Option(help="Selection rule, a file of sql/policies.")] = "top",
-    targets: Annotated[str, typer.Option(help="soft or hard.")] = "soft",
+    policy: Annotated[str, typer.Option(help="Selection rule: a name, or an .sql file of your own.")] = "top",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A parameter of the policy.", metavar="NAME=VALUE")
+    ] = None,
+    targets: Annotated[str, typer.Option(help="soft, hard, or auto (hard from --hard-from on).")] = "soft",
+    hard_from: Annotated[float, typer.Option(help="Lowest confidence of a hard target with --targets auto.")] = 0.6,
     temperature: Annotated[float, typer.Option(help="T of p^(1/T), applied when soft labels are read.")] = 1.0,
     fill: Annotated[str, typer.Option(help="copies (short classes are filled up) or none.")] = "copies",
     max_copies: Annotated[int | None, typer.Option(help="Most copies of one image.")] = None,
@@ -49,7 +54,7 @@ def build_manifest(
     options: dict[str, Any] = {
         "generation": generation, "per_class": per_class, "min_confidence": min_confidence, "policy": policy,
         "targets": targets, "temperature": temperature, "fill": fill, "max_copies": max_copies, "where": where,
-        "seed": seed,
+        "seed": seed, "hard_from": hard_from, "settings": _settings(settings or []),
     }  # fmt: skip
     # What the user did not say is left to the library, which may take it from --as-of.
     defaults = (None, "DEFAULT")
@@ -77,22 +82,26 @@ def list_manifests(store: StoreOption = DEFAULT_STORE, json: JsonOption = False,
 @app.command()
 def show(
     name: Annotated[str, typer.Argument(help="Name of the manifest.")],
+    image_id: Annotated[int | None, typer.Option(help="Say of one image why it is in or out.", min=0)] = None,
     store: StoreOption = DEFAULT_STORE,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Shows what a manifest holds and how it was made.
+    """Shows what a manifest holds and how it was made; or why one image is in it, or is not.
 
     Example: curator show g0-130000
     """
-    from curator import manifests
+    from curator import account, manifests
     from curator.store import Store
 
+    if image_id is not None:
+        _explain(Store(store), name, image_id, json)
+        return
     found = manifests.find(Store(store), name)
     lineage = found.lineage
     parts = [
         _summary(found),
-        render.fields({k: v for k, v in lineage["parameters"].items() if v is not None}),
+        render.fields(account.options(found)),
         render.fields(
             {"teacher": lineage["model"]["model"], "weights sha256": lineage["model"]["weights_hash"]}
             | {"table versions": ", ".join(f"{k} {v}" for k, v in lineage["tables"].items())}
@@ -157,6 +166,26 @@ def check(
         )
 
 
+def _explain(store: Store, name: str, image_id: int, json: bool) -> None:
+    from curator import explanation
+
+    found = explanation.explain(store, name, image_id)
+    text = f"image {image_id} is {'in' if found.is_in else 'not in'} {name}: {found.reason}"
+    if facts := {k.replace("_", " "): v for k, v in found.facts.items() if v is not None and k != "image_id"}:
+        text += "\n\n" + render.fields(facts)
+    document = {"name": name, "image_id": image_id, "in": found.is_in, "reason": found.reason}
+    render.answer(document | {k: v for k, v in found.facts.items() if k != "image_id"}, json, text)
+
+
+def _settings(given: list[str]) -> dict[str, str]:
+    """The NAME=VALUE of each --set."""
+    from curator.errors import InputError
+
+    if wrong := [text for text in given if "=" not in text]:
+        raise InputError(f"--set {wrong[0]} is not NAME=VALUE", "e.g. --policy threshold --set threshold=0.9")
+    return {name.strip(): value.strip() for name, value in (text.split("=", 1) for text in given)}
+
+
 def _verdict(verdict: Verdict) -> str:
     parts = [f"{verdict.name}: {'ok' if verdict.ok else 'not ok'}, {len(verdict.findings)} checks"]
     for found in verdict.findings:
@@ -167,6 +196,8 @@ def _verdict(verdict: Verdict) -> str:
 
 
 def _document(manifest: Manifest) -> dict[str, Any]:
+    from curator import account
+
     return {
         "name": manifest.name,
         "path": str(manifest.path),
@@ -178,40 +209,34 @@ def _document(manifest: Manifest) -> dict[str, Any]:
         "empty_classes": manifest.empty_classes,
         "sha256": manifest.sha256,
         "funnel": manifest.lineage["funnel"],
+        "warnings": account.warnings(manifest),
     }
 
 
 def _summary(manifest: Manifest) -> str:
-    from curator.errors import some
+    from curator import account
 
-    funnel = manifest.lineage["funnel"]
     lines = [
         f"{manifest.name}: {manifest.rows} rows from {manifest.unique_images} images, generation {manifest.generation}"
     ]
     if manifest.sha256:
         lines += [f"sha256 {manifest.sha256}", str(manifest.path)]
-    counts = {
-        "pool": funnel["pool"],
-        "labeled by the teacher": funnel["labeled"],
-        "pass --where": funnel["pass_where"],
-        "above the confidence": funnel["above_threshold"],
-        "not rejected": funnel["not_rejected"],
-        "not in the holdout": funnel["candidates"],
-        "within the quota": manifest.unique_images,
-        "with copies": manifest.rows,
-    }
-    lines += ["", render.fields(counts), ""]
-    if waiting := funnel["pool"] - funnel["unreadable"] - funnel["labeled"]:
-        lines.append(f"{waiting} readable pool images have no label of this generation")
-    if unscanned := funnel["not_checked_for_leaks"]:
-        lines.append(f"{unscanned} pool images were never scanned, so not checked against the holdout")
-    if manifest.short_classes:
-        lines.append(f"short of candidates: {len(manifest.short_classes)} classes, {some(manifest.short_classes)}")
-    if manifest.empty_classes:
-        lines.append(f"without a candidate: {len(manifest.empty_classes)} classes, {some(manifest.empty_classes, 20)}")
-    return "\n".join(lines).rstrip()
+    lines += ["", render.fields(dict(account.funnel(manifest)))]
+    right, seen = account.precision(manifest)
+    if seen:
+        low, high = account.wilson(right, seen)
+        lines += [
+            "",
+            f"of {seen} holdout images at or above the cut-off of their class {right / seen:.1%} are labeled rightly "
+            f"({low:.1%} to {high:.1%}): an estimate for the kept images",
+        ]
+    return "\n".join(lines + [f"\n{warning}" for warning in account.warnings(manifest)])
 
 
 def _class_table(manifest: Manifest) -> str:
-    columns = ["label", "class_name", "candidates", "kept", "rows", "most_copies", "cut_off"]
-    return render.table(manifest.classes, columns)
+    from curator import account
+
+    columns = ["label", "class_name", "candidates", "eligible", "kept", "rows", "most_copies", "cut_off"]
+    if account.precision(manifest)[1]:
+        columns += ["precision", "low", "high"]
+    return render.table(account.classes(manifest), columns)

@@ -1,5 +1,5 @@
--- Purpose: rows that stand before where they belong: labels ascend over all files; within a label the policy top puts
---          the more confident first and, of equals, the lower image_id.
+-- Purpose: rows that stand before where they belong: labels ascend over all files; within a label those policies
+--          that rank by confidence put the more confident first and, of equals, the lower image_id.
 -- Inputs:  rows (in the order of the files; file and file_row_number say where a row stands).
 -- Grain:   one row per row that should stand before the one it follows; none in a sound manifest.
 -- Parameters: $policy.
@@ -14,6 +14,8 @@ from (
     from rows
 )
 where label < label_before
-   or $policy = 'top' and label = label_before
+   or $policy in (
+          'top', 'threshold', 'soft-weight', 'class-adaptive', 'self-adaptive', 'percentile', 'precision'
+      ) and label = label_before
       and (confidence > confidence_before or confidence = confidence_before and image_id < image_before)
 order by file, file_row_number;

@@ -1,0 +1,137 @@
+"""Policies: the rules that say which candidates may fill a class, and in which order.
+
+    sql/policies/NAME.sql, or a user's own FILE.sql --load--> text and defaults --settle--> values for the query
+
+A policy is one query over the relations that `READS` names. It returns one row per image: image_id, label, confidence,
+score (higher is taken first) and, if it likes, weight. It states its own parameters in its header, one a line:
+
+    -- Parameter: $threshold = 0.95    lowest confidence
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from curator import queries
+from curator.errors import InputError, some, suggestion
+
+# What a policy may read, by names that the steps before it and the store's views have.
+READS = ("candidates", "allowed", "pool", "holdout", "decisions", "classes", "images", "labels", "reviews", "models")
+# What every policy may use as $NAME besides its own parameters.
+GIVEN = ("generation", "per_class", "min_confidence", "seed")
+COLUMNS = ("image_id", "label", "confidence", "score")
+_PARAMETER = re.compile(r"^-- Parameter: \$(\w+) = (\S+)", re.MULTILINE)
+
+Value = int | float | str
+
+
+class Policy(NamedTuple):
+    """A policy as it was read."""
+
+    name: str
+    text: str
+    defaults: dict[str, Value]
+
+
+def names() -> list[str]:
+    """The policies that come with the tool."""
+    return queries.names("policies")
+
+
+def load(name: str, text: str | None = None) -> Policy:
+    """A policy that comes with the tool, or a user's own.
+
+    Args:
+        name: Its name.
+        text: Its query, unless it comes with the tool.
+
+    Raises:
+        InputError: A default in its header cannot be read.
+    """
+    text = queries.text(f"policies/{name}") if text is None else text
+    defaults = {}
+    for parameter, value in _PARAMETER.findall(text):
+        if parameter in GIVEN:
+            raise InputError(f"the policy {name} states ${parameter}, which is given by an option", "rename it")
+        defaults[parameter] = _value(value)
+    return Policy(name, text, defaults)
+
+
+def read(file: Path) -> Policy:
+    """A policy from a user's own file; its name is that of the file.
+
+    Raises:
+        InputError: The file is not there or holds no text.
+    """
+    try:
+        text = file.read_text("utf-8").strip().removesuffix(";")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(
+            f"the policy '{file}' cannot be read ({why})", f"--policy with one of {some(names())}, or a file"
+        ) from None
+    return load(file.name, text)
+
+
+def resolve(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a selection in the form in which they are recorded.
+
+    Args:
+        recorded: Options to take where nothing else is given.
+        given: Options as they were given; the policy may be the path of a file that ends in .sql.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    options = {**recorded, **given}
+    if "policy" in given:
+        # The text and the settings of another policy say nothing about this one.
+        options = {k: v for k, v in options.items() if k in given or k not in ("policy_sql", "settings")}
+        if str(given["policy"]).endswith(".sql"):
+            own = read(Path(given["policy"]))
+            options |= {"policy": own.name, "policy_sql": own.text}
+    elif "settings" in given:
+        options["settings"] = {**recorded.get("settings", {}), **given["settings"]}
+    return options
+
+
+def settle(policy: Policy, given: Mapping[str, Value]) -> dict[str, Value]:
+    """The values of a policy's own parameters.
+
+    Args:
+        policy: The policy.
+        given: Those that are not to have their defaults; text is read as the kind that the default has.
+
+    Raises:
+        InputError: A name is unknown, or a value is of another kind than the default.
+    """
+    settled = dict(policy.defaults)
+    for name, value in given.items():
+        if name not in settled:
+            known = f"it has {some([f'{k} = {v}' for k, v in settled.items()])}" if settled else "it has none"
+            raise InputError(
+                f"the policy {policy.name} has no parameter '{name}'{suggestion(name, settled)}",
+                f"--set with one of its own ({known})",
+            )
+        found = _value(value) if isinstance(value, str) and not isinstance(settled[name], str) else value
+        if isinstance(settled[name], str) != isinstance(found, str):
+            raise InputError(
+                f"--set {name}={value} is not {'a number' if not isinstance(settled[name], str) else 'text'}",
+                f"give one like its default, {settled[name]}",
+            )
+        settled[name] = float(found) if isinstance(settled[name], float) and isinstance(found, int) else found
+    return settled
+
+
+def _value(text: str) -> Value:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return text.strip("'")
+    number = isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found)
+    return found if number else text.strip("'")

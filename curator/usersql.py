@@ -1,0 +1,147 @@
+"""SQL that a user gives: an expression for --where, or a whole query for --policy.
+
+Both become part of a manifest, which must be the same each time that it is built from the same tables. So they may read
+those tables and nothing else, and call no function whose answer changes; DuckDB's own parser says what they hold.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import duckdb
+
+from curator.errors import InputError, some, suggestion
+
+WHERE_MEND = "give one boolean expression, e.g. --where \"width >= 64 and uri like 'pool/%'\""
+# What reads the clock: DuckDB calls these consistent, and the ones below are written without parentheses.
+_CLOCKS = {"age", "current_localtime", "current_localtimestamp"}
+_CLOCK_WORDS = {"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"}
+# Table functions that make rows out of their arguments alone.
+_MAKERS = {"unnest", "range", "generate_series"}
+_READING_NODES = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
+
+
+def check_expression(
+    con: duckdb.DuckDBPyConnection, expression: str, columns: Iterable[str], relations: Iterable[str]
+) -> None:
+    """Makes sure that a user's --where is one expression that gives the same answer each time.
+
+    Args:
+        con: Any connection.
+        expression: The text after --where.
+        columns: Names that may be used.
+        relations: Views that a subquery may read.
+
+    Raises:
+        InputError: A syntax error, more than one expression or statement, a placeholder, an unknown column, a function
+            such as random() that gives another answer each time, or a subquery that reads something else.
+    """
+    nodes = list(_nodes(_expression(con, expression)))
+    if _placeholders(nodes):
+        raise InputError("--where holds a placeholder, and there is nothing to fill it with", "write the value itself")
+    _check_reading(con, nodes, relations, "--where", "a subquery")
+    # Columns of a subquery are for DuckDB to judge; the parameters of a lambda stand in the tree like columns.
+    lambdas = [part for node in nodes if node.get("class") == "LAMBDA" for part in _nodes(node["lhs"])]
+    names = _columns(nodes) - {name.lower() for part in lambdas for name in part.get("column_names", ())}
+    unknown = sorted(names - {column.lower() for column in columns})
+    if unknown and not any(node.get("class") == "SUBQUERY" for node in nodes):
+        raise InputError(
+            f"--where names the unknown column '{unknown[0]}'{suggestion(unknown[0], columns)}",
+            f"the columns are {', '.join(sorted(columns))}",
+        )
+
+
+def check_query(
+    con: duckdb.DuckDBPyConnection, query: str, relations: Iterable[str], parameters: Iterable[str], what: str
+) -> None:
+    """Makes sure that a user's query is one SELECT that gives the same answer each time.
+
+    Args:
+        con: Any connection.
+        query: Its text.
+        relations: Views and steps that it may read.
+        parameters: Names that it may use as $NAME.
+        what: What to call it in a message.
+
+    Raises:
+        InputError: A syntax error, another statement than one SELECT, an unknown parameter, or what `check_expression`
+            refuses.
+    """
+    tree = json.loads(con.execute("select json_serialize_sql(?)", [query]).fetchall()[0][0])
+    if tree["error"]:
+        raise InputError(f"{what} is not an SQL query: {tree['error_message'].splitlines()[0]}", "write one SELECT")
+    if len(tree["statements"]) != 1:
+        raise InputError(f"{what} holds {len(tree['statements'])} statements", "write one SELECT")
+    nodes = list(_nodes(tree))
+    unknown = sorted(_placeholders(nodes) - set(parameters))
+    if unknown:
+        raise InputError(
+            f"{what} uses the unknown parameter ${unknown[0]}{suggestion(unknown[0], parameters)}",
+            f"state its default in a line of its own: -- Parameter: ${unknown[0]} = 0.5; given are "
+            + ", ".join(f"${name}" for name in sorted(parameters)),
+        )
+    _check_reading(con, nodes, relations, what, "it")
+
+
+def _check_reading(
+    con: duckdb.DuckDBPyConnection, nodes: list[dict[str, Any]], relations: Iterable[str], what: str, reader: str
+) -> None:
+    """Makes sure that a syntax tree only reads, only what a manifest records, and the same each time."""
+    called = {str(node["function_name"]).lower() for node in nodes if "function_name" in node}
+    volatile = "select function_name from duckdb_functions() where stability in ('VOLATILE', 'CONSISTENT_WITHIN_QUERY')"
+    unstable = called & (_CLOCKS | {name for (name,) in con.execute(volatile).fetchall()})
+    unstable |= _columns(nodes) & _CLOCK_WORDS
+    if any(node.get("sample") for node in nodes):
+        unstable |= {"a sample"}
+    if unstable:
+        raise InputError(
+            f"{what} uses {some(sorted(unstable))}, which gives another answer each time",
+            "a manifest must be the same each time it is built: use e.g. image_id % 10 = 0 instead",
+        )
+    kinds = {str(node["type"]) for node in nodes if str(node.get("type", "")).endswith("_NODE")}
+    if kinds - _READING_NODES:
+        raise InputError(f"{what} would write something", "only read; what is selected is written by build-manifest")
+    own = {entry["key"].lower() for node in nodes for entry in node.get("cte_map", {}).get("map", ())}
+    read = {".".join(node["qualified_name"]["path"]) for node in nodes if node.get("type") == "BASE_TABLE"}
+    makers = [node["function"]["function_name"] for node in nodes if node.get("type") == "TABLE_FUNCTION"]
+    read |= {f"{name}()" for name in makers if name.lower() not in _MAKERS}
+    foreign = sorted(name for name in read if name.lower() not in {*relations, *own})
+    if foreign:
+        raise InputError(
+            f"{what} reads '{foreign[0]}', which is no part of a manifest's lineage",
+            f"{reader} may read {', '.join(relations)}",
+        )
+
+
+def _expression(con: duckdb.DuckDBPyConnection, expression: str) -> Any:
+    """The syntax tree of a text that is one expression by itself and inside parentheses: `true) or (true` is not."""
+    tree: Any = None
+    for question in (f"select (\n{expression}\n)", f"select\n{expression}\n"):
+        tree = json.loads(con.execute("select json_serialize_sql(?)", [question]).fetchall()[0][0])
+        if tree["error"]:
+            raise InputError(f"--where is not an SQL expression: {tree['error_message'].splitlines()[0]}", WHERE_MEND)
+        node = tree["statements"][0]["node"] if len(tree["statements"]) == 1 else {}
+        if node.get("type") != "SELECT_NODE" or len(node["select_list"]) != 1:
+            raise InputError("--where holds more than one expression", WHERE_MEND)
+    return tree
+
+
+def _columns(nodes: list[dict[str, Any]]) -> set[str]:
+    paths = [node["column_names"] for node in nodes if node.get("class") == "COLUMN_REF"]
+    return {path[-1].lower() for path in paths}
+
+
+def _placeholders(nodes: list[dict[str, Any]]) -> set[str]:
+    return {str(node["identifier"]) for node in nodes if node.get("class") == "PARAMETER"}
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(tree, dict):
+        yield tree
+        for value in tree.values():
+            yield from _nodes(value)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from _nodes(value)

@@ -1,0 +1,55 @@
+-- Purpose: classes that are short of images of their own are filled with images that rank them second, then with those
+--          that rank them third, as long as the class where an image ranks first has no place for it. An image has one
+--          class; a class that a reviewer gave is left alone.
+-- Source:  Yalniz et al., "Billion-scale semi-supervised learning for image classification", arXiv 1905.00546, section
+--          3.2 (P most probable classes of an image); there an image may stand in several classes.
+-- Inputs:  candidates, classes.
+-- Grain:   one row per image; the quota keeps the first of each class. Images of the first rank come before those of the
+--          second, which come before those of the third: the score of the ranks 2 and 3 is the probability that the
+--          teacher gives the class, times 2^-30 and 2^-60 (powers of two, so that no digit is lost).
+-- Parameters: $per_class.
+-- Parameter: $floor = 0.1    lowest probability of a class that ranks second or third
+with
+first as (
+    select
+        *, row_number() over (partition by label order by confidence desc, image_id) as rank
+    from candidates
+),
+room as (
+    select c.label, $per_class - coalesce(f.images, 0) as room
+    from classes as c
+    left join (select label, count(*) as images from first where rank <= $per_class group by label) as f using (label)
+),
+spare as (select * from first where rank > $per_class and source = 'pseudo'),
+second as (
+    select s.image_id, s.confidence, s.label, s.p
+    from (
+        select
+            image_id, confidence, top_classes[2] as label, top_probs[2] as p,
+            row_number() over (partition by top_classes[2] order by top_probs[2] desc, image_id) as rank
+        from spare
+        where top_probs[2] >= $floor::FLOAT
+    ) as s
+    join room as r on r.label = s.label and s.rank <= r.room
+),
+room_after as (
+    select r.label, r.room - coalesce(s.images, 0) as room
+    from room as r
+    left join (select label, count(*) as images from second group by label) as s using (label)
+),
+third as (
+    select s.image_id, s.confidence, s.label, s.p
+    from (
+        select
+            image_id, confidence, top_classes[3] as label, top_probs[3] as p,
+            row_number() over (partition by top_classes[3] order by top_probs[3] desc, image_id) as rank
+        from spare
+        where top_probs[3] >= $floor::FLOAT and image_id not in (select image_id from second)
+    ) as s
+    join room_after as r on r.label = s.label and s.rank <= r.room
+)
+select image_id, label, confidence, confidence as score from first where rank <= $per_class
+union all
+select image_id, label, confidence, p * 2.0 ** -30 from second
+union all
+select image_id, label, confidence, p * 2.0 ** -60 from third;

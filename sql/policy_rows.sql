@@ -1,0 +1,11 @@
+-- Purpose: what a policy returned: the range of its scores, and rows that cannot be used.
+-- Inputs:  policy_rows (a policy's answer, kept in a file).
+-- Grain:   one row.
+-- Parameters: $classes.
+select
+    min(score) as low, max(score) as high,
+    count(*) filter (image_id is null or label is null or confidence is null or score is null or weight is null) as nulls,
+    count(*) filter (not isfinite(score) or not isfinite(weight)) as not_finite,
+    count(*) filter (weight < 0) as negative,
+    count(*) filter (label not between 0 and $classes - 1) as outside
+from policy_rows;
