@@ -47,6 +47,7 @@ class Rows:
         places: N rows of uri, shard, byte_offset, byte_length.
         targets: [N, K] class indexes, [N, K] probabilities and [N] tails, see `softlabels.expand`.
         upto: [N] running total of copies, so that upto[-1] is the length of one pass.
+        weight: [N] what a row weighs in the loss.
         unscanned: Labeled rows without a content hash, which cannot be compared with the holdout.
     """
 
@@ -55,6 +56,7 @@ class Rows:
     places: pa.Table
     targets: tuple[npt.NDArray[np.int16], npt.NDArray[np.float32], npt.NDArray[np.float32]]
     upto: npt.NDArray[np.int64]
+    weight: npt.NDArray[np.float32]
     unscanned: int = 0
 
     @classmethod
@@ -73,7 +75,7 @@ class Rows:
         targets = (label, np.ones((n, 1), np.float32), np.zeros(n, np.float32))
         unscanned = pc.sum(pc.equal(table["status"], "unscanned")).as_py()
         ids, places = table["image_id"].to_numpy(), table.select(_PLACE)
-        return cls("labeled", ids, places, targets, np.arange(1, n + 1), unscanned)
+        return cls("labeled", ids, places, targets, np.arange(1, n + 1), np.ones(n, np.float32), unscanned)
 
     @classmethod
     def manifest(cls, store: Store, name: str) -> Rows:
@@ -84,7 +86,7 @@ class Rows:
         """
         found = manifests.find(store, name)
         try:
-            table = pq.read_table(found.path, columns=["image_id", "copies", *_PLACE, *_SOFT])
+            table = pq.read_table(found.path, columns=["image_id", "copies", "weight", *_PLACE, *_SOFT])
         except (OSError, pa.ArrowException) as error:
             raise InputError(
                 f"the files of the manifest '{name}' cannot be read ({str(error).splitlines()[0]})",
@@ -112,6 +114,7 @@ class Rows:
             table.select(_PLACE),
             (classes, probs, table["tail"].to_numpy()),
             np.cumsum(table["copies"].to_numpy(), dtype=np.int64),
+            table["weight"].to_numpy(),
         )
 
     def __len__(self) -> int:
@@ -239,14 +242,14 @@ class ManifestLoader:
         """One batch, in one thread: images are small against batches, so threads share nothing but the cache."""
         out = images.numpy()
         targets = np.empty((self.batch_size, self.classes), np.float32)
-        weight = np.ones(self.batch_size, np.float32)
+        weight = np.empty(self.batch_size, np.float32)
         ids = np.empty(self.batch_size, np.int64)
         place, seconds = 0, 0.0
         for number, (rows, count) in enumerate(self.streams):
             positions = np.arange(step * count, (step + 1) * count)
             chosen = rows.at(positions, self.seed)
             part = slice(place, place + count)
-            ids[part] = rows.image_id[chosen]
+            ids[part], weight[part] = rows.image_id[chosen], rows.weight[chosen]
             classes, probs, tail = rows.targets
             targets[part] = softlabels.expand(
                 classes[chosen], probs[chosen], tail[chosen], self.classes, self.temperature

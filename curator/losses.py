@@ -24,7 +24,8 @@ def joint_loss(
     Args:
         logits: float32 [B, C].
         targets: float32 [B, C] distributions.
-        weight: float32 [B]; rows of weight 0 do not count, neither in the sum nor in the mean.
+        weight: float32 [B]; what a row's loss is multiplied by. Rows of weight 0 are not there: the mean is over the
+            others, however little these weigh (Chen et al., "SoftMatch", ICLR 2023).
         labeled: Number of labeled rows at the front.
         form: "mean" (mean over labeled + mean over pseudo, the paper) or "ratio" (labeled + ratio x pseudo, the
             released code).
@@ -44,4 +45,4 @@ def joint_loss(
 
 
 def _mean(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    return (values * weight).sum() / weight.sum().clamp(min=1)
+    return (values * weight).sum() / (weight > 0).sum().clamp(min=1)

@@ -76,8 +76,8 @@ LABELS = Table(
         Column("margin", pa.float32(), "top-1 minus top-2 probability"),
         Column("entropy", pa.float32(), "-sum p ln p over all classes, in nats"),
         Column("top_classes", _CLASSES, "the kept classes, most probable first"),
-        Column("top_probs", _PROBS, "their probabilities, rounded to 10 mantissa bits"),
-        Column("tail", pa.float32(), "probability mass outside the kept classes"),
+        Column("top_probs", _PROBS, "their probabilities, rounded, see curator/softlabels.py"),
+        Column("tail", pa.float32(), "probability mass outside the kept classes, rounded too"),
     ),
 )
 

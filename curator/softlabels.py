@@ -3,9 +3,8 @@
     somebody's file --read, problems--> probs [N, C] float32 --summarize--> label, confidence, margin, entropy,
     top_classes [N, K], top_probs [N, K], tail --expand--> targets [N, C] float32
 
-Confidence, margin and entropy come from the full distribution in float32. Only then are the kept probabilities cut to
-the K most probable classes and rounded to 10 mantissa bits, which compresses well and moves the KL divergence by about
-7e-5 at 1000 classes.
+Confidence, margin and entropy come from the full distribution in float32. Only then is it cut to the K most probable
+classes and rounded, see `round_probabilities`; the rounding adds about 3e-6 nats of KL divergence at 1000 classes.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ from curator.errors import InputError
 from curator.schema import LABELS
 
 SUM_TOLERANCE = 1e-3
-_MANTISSA_BITS_DROPPED = np.uint32(23 - 10)
+_STEP = -11  # a probability is stored as a multiple of 2**-11,
+_BITS = 5  # or with 5 bits behind the first one where that is finer
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -35,8 +35,8 @@ class Summary(NamedTuple):
     margin: Floats  # [N] top-1 minus top-2
     entropy: Floats  # [N] nats
     top_classes: Ints  # [N, K] most probable first; equals by index; -1 behind the last of a row that has fewer
-    top_probs: Floats  # [N, K] rounded to 10 mantissa bits
-    tail: Floats  # [N] mass outside the kept classes
+    top_probs: Floats  # [N, K] rounded, see `round_probabilities`
+    tail: Floats  # [N] mass outside the kept classes, rounded too
 
     def take(self, rows: Ints) -> Summary:
         """The summary of some of the rows, in the order given."""
@@ -210,8 +210,8 @@ def summarize(probs: Floats, kept: int) -> Summary:
         margin=top[:, 0] - second,
         entropy=np.maximum(-terms.sum(axis=1, dtype=np.float32), 0),
         top_classes=top_classes,
-        top_probs=round_mantissa(top),
-        tail=_tail(probs.sum(axis=1, dtype=np.float64), top, classes - k),
+        top_probs=round_probabilities(top),
+        tail=round_probabilities(_tail(probs.sum(axis=1, dtype=np.float64), top, classes - k)),
     )
 
 
@@ -250,8 +250,8 @@ def summarize_top(classes: Ints, probs: Floats, kept: int, all_classes: int) -> 
         margin=np.maximum(probs[:, 0] - second, 0),
         entropy=np.maximum(entropy, 0).astype(np.float32),
         top_classes=classes[:, :k],
-        top_probs=round_mantissa(probs[:, :k]),
-        tail=_tail(1.0, probs[:, :k], all_classes - (classes[:, :k] >= 0).sum(axis=1)),
+        top_probs=round_probabilities(probs[:, :k]),
+        tail=round_probabilities(_tail(1.0, probs[:, :k], all_classes - (classes[:, :k] >= 0).sum(axis=1))),
     )
 
 
@@ -262,13 +262,21 @@ def _tail(total: float | npt.NDArray[np.float64], top: Floats, left: Ints | int)
     return tail
 
 
-def round_mantissa(values: Floats) -> Floats:
-    """Values rounded to the nearest float32 with a 10-bit mantissa (ties to even), at most 1."""
-    bits = np.ascontiguousarray(values).view(np.uint32)
-    drop = _MANTISSA_BITS_DROPPED
-    half = np.uint32((1 << (int(drop) - 1)) - 1)
-    rounded = (bits + half + ((bits >> drop) & np.uint32(1))) >> drop << drop
-    return rounded.view(np.float32)
+def round_probabilities(values: Floats) -> Floats:
+    """Probabilities rounded so that few bits are left to store and the distribution hardly moves.
+
+    The nearest multiple of 2^-11, or of 2^-5 times the power of two at or below the value where that is finer; ties to
+    even. So an error is at most 2^-12 and at most 2^-6 of the value, and order, 0 and 1 are kept.
+
+    Readers scale the sum back to 1. With relative errors e_i the divergence is then half their variance under p (the
+    chi-square term of the expansion of KL; Cover and Thomas, "Elements of information theory"), at most the sum of
+    p_i e_i^2 / 2: an error may be the larger the smaller its class. With these bounds a class adds at most 2^-19 nats,
+    20 classes and the tail 4e-5, any distribution 2^-13.
+    """
+    _, exponent = np.frexp(values)
+    step = np.minimum(_STEP, exponent - 1 - _BITS)
+    rounded: Floats = np.ldexp(np.rint(np.ldexp(values, -step)), step)
+    return rounded
 
 
 def expand(

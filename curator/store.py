@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 KEPT_CLASSES = 20
+MOST_CLASSES = 2**15
 _SETTINGS = "store.json"
 # What deltalake 1.6 cannot have in the path of a table: it stops with a Rust panic, or looks elsewhere.
 _UNFIT = re.compile(r"[][|^\\\x00-\x1f\x7f\ud800-\udfff]|%[0-9A-Fa-f]{2}")
@@ -56,7 +57,7 @@ class Settings(NamedTuple):
 
     format: int
     root: str
-    kept_classes: int
+    kept_classes: int  # of each soft label; MOST_CLASSES where all are kept
 
 
 class Store:
@@ -90,7 +91,11 @@ class Store:
 
     @classmethod
     def create(
-        cls, path: str | Path, class_names: Sequence[str] | None = None, root: str | Path | None = None
+        cls,
+        path: str | Path,
+        class_names: Sequence[str] | None = None,
+        root: str | Path | None = None,
+        kept_classes: int | None = None,
     ) -> Store:
         """Makes an empty store, or finds the same one already there.
 
@@ -98,17 +103,20 @@ class Store:
             path: The folder; it must be missing or empty.
             class_names: The classes in the order of their indexes, or None to let the first labeled import say.
             root: Folder that relative uris start from; by default the folder that the store lies in.
+            kept_classes: How many classes each soft label keeps, 20 by default, all of them with MOST_CLASSES.
 
         Raises:
-            StoreError: The path holds something else, or a store with another root or other classes.
-            InputError: The class names cannot be used.
+            StoreError: The path holds something else, or a store with another root, other classes or kept classes.
+            InputError: The class names or the number of kept classes cannot be used.
         """
         path = Path(path)
         _check_path(path)
         if class_names is not None:
             _check_classes(class_names)
+        if kept_classes is not None and not 1 <= kept_classes <= MOST_CLASSES:
+            raise InputError(f"no store can keep {kept_classes} classes", f"keep 1 to {MOST_CLASSES} of them, or all")
         if (path / _SETTINGS).exists():
-            return cls(path)._same(class_names, root)
+            return cls(path)._same(class_names, root, kept_classes)
         place = path.resolve() if path.is_symlink() else Path(os.path.abspath(path))  # noqa: PTH100 - keeps links
         if place.exists() and (not place.is_dir() or any(place.iterdir())):
             raise StoreError(f"'{path}' exists and is not a store", "choose an empty or new folder for --store")
@@ -124,7 +132,7 @@ class Store:
             for name, table in TABLES.items():
                 deltalake.DeltaTable.create(str(making / _TABLE_FOLDERS[name]), table.schema, name=name)
             relative = os.path.relpath(root, path) if root is not None else ".."
-            settings = Settings(FORMAT, relative, KEPT_CLASSES)
+            settings = Settings(FORMAT, relative, kept_classes or KEPT_CLASSES)
             (making / _SETTINGS).write_text(json.dumps(settings._asdict(), indent=1) + "\n", "utf-8")
             if class_names is not None:
                 cls(making).define_classes(class_names)
@@ -133,12 +141,12 @@ class Store:
             except OSError:
                 if not (place / _SETTINGS).exists():
                     raise
-                return cls(path)._same(class_names, root)  # another init was faster
+                return cls(path)._same(class_names, root, kept_classes)  # another init was faster
         finally:
             shutil.rmtree(beside, ignore_errors=True)
         return cls(path)
 
-    def _same(self, class_names: Sequence[str] | None, root: str | Path | None) -> Store:
+    def _same(self, class_names: Sequence[str] | None, root: str | Path | None, kept_classes: int | None) -> Store:
         """This store, if it is what `create` was asked for."""
         known = self.classes()
         other = ""
@@ -146,8 +154,10 @@ class Store:
             other = f"another root ({self.root})"
         elif class_names is not None and known and known != list(class_names):
             other = f"other classes ({some(known)})"
+        elif kept_classes not in (None, self.settings.kept_classes):
+            other = f"another number of kept classes ({self.settings.kept_classes})"
         if other:
-            mend = "choose another --store, or leave --root and --classes out"
+            mend = "choose another --store, or leave --root, --classes and --keep-classes out"
             raise StoreError(f"the store '{self.path}' exists and has {other}", mend)
         if class_names is not None and not known:
             self.define_classes(class_names)
@@ -312,8 +322,8 @@ def _check_classes(class_names: Sequence[str]) -> None:
         seen[name] = line
     if not seen:
         raise InputError("there are no class names", "write one class name a line into the class file")
-    if len(seen) > 2**15:
-        raise InputError(f"{len(seen)} classes are more than the {2**15} that a store can hold", "merge classes")
+    if len(seen) > MOST_CLASSES:
+        raise InputError(f"{len(seen)} classes are more than the {MOST_CLASSES} that a store can hold", "merge classes")
 
 
 def check_name(what: str, name: str) -> None:

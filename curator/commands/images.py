@@ -18,6 +18,9 @@ def init(
         Path | None,
         typer.Option(help="Folder that relative uris start from.", show_default="the store's parent"),
     ] = None,
+    keep_classes: Annotated[
+        str | None, typer.Option(help="Classes that each soft label keeps, a number or 'all'.", show_default="20")
+    ] = None,
     store: StoreOption = DEFAULT_STORE,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -28,12 +31,23 @@ def init(
 
     Example: curator init --classes classes.txt
     """
+    from curator.errors import InputError
     from curator.sources import read_class_file
-    from curator.store import Store
+    from curator.store import MOST_CLASSES, Store
 
-    made = Store.create(store, None if classes is None else read_class_file(classes), root)
+    try:
+        kept = MOST_CLASSES if keep_classes == "all" else int(keep_classes) if keep_classes is not None else None
+    except ValueError:
+        what = f"--keep-classes {keep_classes!r} is not a number"
+        raise InputError(what, f"give a number from 1 to {MOST_CLASSES}, or 'all'") from None
+    made = Store.create(store, None if classes is None else read_class_file(classes), root, kept)
     names = made.classes()
-    document = {"store": str(store), "root": str(made.root), "classes": len(names)}
+    document = {
+        "store": str(store),
+        "root": str(made.root),
+        "classes": len(names),
+        "kept_classes": made.settings.kept_classes,
+    }
     render.answer(
         document, json, f"store '{store}', {len(names) or 'no'} classes, relative uris start from {made.root}"
     )
