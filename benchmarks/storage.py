@@ -177,7 +177,7 @@ def summaries(probs: np.ndarray, kept: int) -> Iterator[softlabels.Summary]:
 def write(file: Path, summary: softlabels.Summary, rows: int) -> float:
     """Writes so many rows and returns the seconds that tables and writer took."""
     rng = np.random.default_rng(1)
-    writer, seconds = PartWriter(file), 0.0
+    writer, seconds = PartWriter(file, 1000), 0.0
     for start in range(0, rows, BATCH):
         places = np.arange(start, min(start + BATCH, rows))
         moved = np.int64(places // len(summary.label))

@@ -137,6 +137,7 @@ class _Work:
         self.images = 0
         self.problems: list[str] = []
         self._keep = store.settings.kept_classes
+        self._classes = len(store.classes())
         self._folder, self._generation, self._model = folder, generation, model
         self._part_seconds = part_seconds
         self._since = time.monotonic()
@@ -166,7 +167,7 @@ class _Work:
         for split in list(self._waiting):
             # A Ctrl-C may come anywhere in here. What waits is then written again, under the same name.
             self.abandon()
-            self._writer = PartWriter(self._paths[split])
+            self._writer = PartWriter(self._paths[split], self._classes)
             self._writer.write(pa.concat_tables(self._waiting[split]))
             self._parts.append(self._writer.finish())
             del self._waiting[split], self._paths[split]

@@ -15,16 +15,19 @@ import os
 import shutil
 import tempfile
 import uuid
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curator import progress, queries, softlabels, sources
 from curator.errors import InputError
+from curator.histogram import Histogram
 from curator.schema import LABELS, MODELS
 from curator.store import CommitRaced, Store, check_name
 
@@ -37,6 +40,7 @@ _ROW_GROUP = 122_880
 _ROW_GROUP_BYTES = 64 << 20  # in memory, where rows are long; 11,000 full distributions over 1000 classes
 _PART_ROWS = 4_000_000
 _NAMED_PROBLEMS = 100
+_COUNTS = b"curator.confidences"  # in the footer of a part: its generation and the counts of its pool's confidences
 
 
 class Imported(NamedTuple):
@@ -53,13 +57,16 @@ class PartWriter:
 
     Args:
         path: The part's file.
+        classes: Number of classes; the footer gets the counts of the pool's confidences, see histogram.py.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, classes: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.rows = 0
         self._waiting: list[pa.Table] = []
+        self._histogram = Histogram(classes)
+        self._generation = -1
         self._unfinished = path.with_suffix(".unfinished")
         self._writer = pq.ParquetWriter(
             self._unfinished,
@@ -71,8 +78,11 @@ class PartWriter:
         )
 
     def write(self, rows: pa.Table) -> None:
-        """Adds rows; they are held until they fill a row group, since small ones cost space and reading time."""
+        """Adds rows of one generation; held until they fill a row group: small ones cost space and reading time."""
         self._waiting.append(rows)
+        self._generation = rows["generation"][0].as_py()
+        pool = rows.select(["label", "confidence"]).filter(pc.equal(rows["split"], "unlabeled"))
+        self._histogram.add(pool["label"].to_numpy(), pool["confidence"].to_numpy())
         self.rows += rows.num_rows
         waiting, size = sum(t.num_rows for t in self._waiting), sum(t.nbytes for t in self._waiting)
         if waiting >= _ROW_GROUP or size >= _ROW_GROUP_BYTES:
@@ -88,6 +98,7 @@ class PartWriter:
     def finish(self) -> Path:
         """Makes the part whole."""
         self._flush()
+        self._writer.add_key_value_metadata({_COUNTS: b"%d " % self._generation + self._histogram.pack()})
         self._writer.close()
         with self._unfinished.open("rb") as file:
             os.fsync(file.fileno())
@@ -103,6 +114,28 @@ class PartWriter:
 
 
 _PROBS = "top_probs.list.element"
+
+
+def counts(parts: Sequence[Path], generation: int, histogram: Histogram) -> bool:
+    """Adds the counts of a generation's confidences that stand in the footers of its parts.
+
+    Args:
+        parts: All parts of the labels table.
+        generation: The generation.
+        histogram: What to add them to.
+
+    Returns:
+        Whether they were all there; if not, the histogram is of no use.
+    """
+    for part in parts:
+        metadata = pq.read_metadata(part).metadata or {}
+        # A part that somebody else wrote, or that was merged with others, says nothing, and may be of any generation.
+        if _COUNTS not in metadata:
+            return False
+        of, packed = metadata[_COUNTS].split(b" ", 1)
+        if int(of) == generation and not histogram.unpack(packed):
+            return False
+    return True
 
 
 def folder_of(store: Store, generation: int, model: str, weights_hash: str) -> Path:
@@ -176,7 +209,7 @@ def import_labels(store: Store, file: str, generation: int, model: str, max_reje
             _register(store, model, generation)  # an earlier import died between its two commits
         keys, total = _rows_of(con, Path(file), generation)
         rejected = _Rejected(max_rejected)
-        parts = _Parts(staging)
+        parts = _Parts(staging, classes)
         row = 0
         with progress.progress("importing soft labels", total, "rows") as advance:
             for batch in sources.table_batches(Path(file), (), rows=_IMPORT_BATCH):
@@ -275,14 +308,14 @@ def _rows_of(con: duckdb.DuckDBPyConnection, file: Path, generation: int) -> tup
 class _Parts:
     """Writes rows as parts in a folder, a new part whenever one is large enough."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, classes: int) -> None:
+        self._folder, self._classes = folder, classes
         self._done: list[Path] = []
         self._writer: PartWriter | None = None
 
     def write(self, rows: pa.Table) -> None:
         if self._writer is None:
-            self._writer = PartWriter(self._folder / f"part-{len(self._done):05d}.parquet")
+            self._writer = PartWriter(self._folder / f"part-{len(self._done):05d}.parquet", self._classes)
         self._writer.write(rows)
         if self._writer.rows >= _PART_ROWS:
             self.finish()

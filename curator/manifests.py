@@ -25,7 +25,7 @@ from curator.errors import AnswerIsNo, InputError, some, suggestion
 from curator.lock import alone
 from curator.schema import MANIFEST_ROW, MANIFESTS
 from curator.selection import Parameters
-from curator.store import Store, check_name
+from curator.store import Store, check_name, paths_of
 
 if TYPE_CHECKING:
     import duckdb
@@ -115,7 +115,8 @@ def build(
         progress.say(f"selecting from generation {parameters.generation}")
         con.execute(f"set memory_limit = '{checks.MEMORY}'")
         selection.prepare(con)
-        sql = selection.select(con, parameters, Path(kept))
+        parts = [Path(path) for path in paths_of(store.delta("labels", versions["labels"]))]
+        sql = selection.select(con, parameters, Path(kept), parts)
         lineage = selection.lineage(con, parameters, versions, sql)
         rows = sum(c["rows"] for c in lineage["classes"])
         unique = sum(c["kept"] for c in lineage["classes"])

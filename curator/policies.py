@@ -10,8 +10,7 @@ score (higher is taken first) and, if it likes, weight. It states its own parame
 
 from __future__ import annotations
 
-import json
-import math
+import contextlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,10 +23,13 @@ from curator.errors import InputError, some, suggestion
 READS = ("candidates", "allowed", "pool", "holdout", "decisions", "classes", "images", "labels", "reviews", "models")
 # What every policy may use as $NAME besides its own parameters.
 GIVEN = ("generation", "per_class", "min_confidence", "seed")
+# What the steps behind a policy use as $NAME: a parameter of such a name would change them.
+_TAKEN = ("fill", "max_copies", "targets", "hard_from")
 COLUMNS = ("image_id", "label", "confidence", "score")
 _PARAMETER = re.compile(r"^-- Parameter: \$(\w+) = (\S+)", re.MULTILINE)
 
 Value = int | float | str
+_KINDS = {int: "a whole number", float: "a number", str: "text"}
 
 
 class Policy(NamedTuple):
@@ -56,7 +58,7 @@ def load(name: str, text: str | None = None) -> Policy:
     text = queries.text(f"policies/{name}") if text is None else text
     defaults = {}
     for parameter, value in _PARAMETER.findall(text):
-        if parameter in GIVEN:
+        if parameter.lower() in (*GIVEN, *_TAKEN):
             raise InputError(f"the policy {name} states ${parameter}, which is given by an option", "rename it")
         defaults[parameter] = _value(value)
     return Policy(name, text, defaults)
@@ -119,19 +121,20 @@ def settle(policy: Policy, given: Mapping[str, Value]) -> dict[str, Value]:
                 f"--set with one of its own ({known})",
             )
         found = _value(value) if isinstance(value, str) and not isinstance(settled[name], str) else value
-        if isinstance(settled[name], str) != isinstance(found, str):
+        found = float(found) if isinstance(settled[name], float) and isinstance(found, int) else found
+        if type(found) is not type(settled[name]):
             raise InputError(
-                f"--set {name}={value} is not {'a number' if not isinstance(settled[name], str) else 'text'}",
+                f"--set {name}={value} is not {_KINDS[type(settled[name])]}",
                 f"give one like its default, {settled[name]}",
             )
-        settled[name] = float(found) if isinstance(settled[name], float) and isinstance(found, int) else found
+        settled[name] = found
     return settled
 
 
 def _value(text: str) -> Value:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return text.strip("'")
-    number = isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found)
-    return found if number else text.strip("'")
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            # A larger one, or nan, is no number that SQL could bind and cast.
+            if abs(number := kind(text)) < 2**63:
+                return number
+    return text.strip("'")

@@ -1,8 +1,8 @@
 """The quota: the first K rows of each class and their copies, out of a stream of any length.
 
-    rows --Histogram.add--> how many rows of each class lie in each bin of the score
-    the rows again --keep--> in a better bin than the K-th row: written at once
-                             in the bin of the K-th row: set aside, sorted when the stream ends, cut at K
+    rows --Histogram--> how many rows of each class lie in each bin of the score --place--> the bin of the K-th row
+    the rows again --keep--> in a better bin: written at once
+                             in this bin: set aside, sorted when the stream ends, cut at K
 
 sql/quota.sql and sql/copies.sql define the same rows, and a test holds the two against each other. Where they sort the
 whole pool, the memory here depends on the number of classes, and on the rows of one bin of each class, of which never
@@ -20,15 +20,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
-Integers = npt.NDArray[np.integer[Any]]
+from curator.histogram import Floats, Histogram, Integers, Ints
 
-# A bin is a range of (high - score) / (high - low), 64 of them to each halving down to 2^-25: teachers are often sure,
-# and so most rows of a class may lie close below the highest score. Shifting a float's bits gives the bin.
-_FIRST = (127 - 25) << 23
-_LAST = 127 << 23
-_BITS, _BITS_MANY_CLASSES, _MANY_CLASSES = 6, 3, 4096
+# Rows that may wait for the end of the stream before those that are settled are let go.
 _ASIDE = 4_000_000
 
 
@@ -67,79 +61,29 @@ class Cut(NamedTuple):
     lowest: Floats  # no row below this score is kept
 
 
-class Histogram:
-    """Counts of the scores of each class.
-
-    Args:
-        classes: C; labels are 0 to C - 1.
-        low: No score is below.
-        high: No score is above.
-        above: Rows with a score that is not above this do not count.
-    """
-
-    def __init__(self, classes: int, low: float = 0.0, high: float = 1.0, above: float = -np.inf) -> None:
-        self._high = np.float32(high)
-        self._span = np.float32(high) - np.float32(low) if high > low else np.float32(1)
-        self._above = np.float32(above)
-        self._shift = np.int32(23 - (_BITS if classes <= _MANY_CLASSES else _BITS_MANY_CLASSES))
-        self._first = np.int32(_FIRST >> int(self._shift))
-        self._bins = (_LAST >> int(self._shift)) - int(self._first) + 1
-        self._counts = np.zeros((classes, self._bins + 1), np.int64)  # the last bin takes what does not count
-
-    def bin(self, score: Floats) -> npt.NDArray[np.int32]:
-        """The bin [N] of each score [N]; 0 is the best, and a lower score is never in a better bin."""
-        below = self._high - score
-        if self._span != 1:
-            below /= self._span
-        bins = below.view(np.int32)
-        bins >>= self._shift
-        bins -= self._first
-        return np.maximum(bins, 0, out=bins)
-
-    def add(self, label: Integers, score: Floats) -> None:
-        """Counts rows [N]."""
-        bins = self.bin(score)
-        if self._above > -np.inf:
-            np.putmask(bins, score <= self._above, self._bins)
-        place = label.astype(np.int64)
-        place *= self._bins + 1
-        place += bins
-        np.add.at(self._counts.reshape(-1), place, 1)
-
-    @property
-    def counted(self) -> Ints:
-        """The number of rows [C] of each class."""
-        counted: Ints = self._counts[:, :-1].sum(axis=1)
-        return counted
-
-    def cut(self, rule: Rule) -> Cut:
-        """Where the quota cuts each class."""
-        running = self._counts[:, :-1].cumsum(axis=1)
-        kept = np.minimum(running[:, -1], rule.per_class)
-        copies, extra = np.divmod(rule.per_class, np.maximum(kept, 1))
-        if rule.fill == "none":
-            copies, extra = np.ones_like(copies), np.zeros_like(extra)
-        full = running[:, -1] > rule.per_class
-        edge = np.where(full, (running < kept[:, None]).sum(axis=1), self._bins)
-        extra_bin = np.where(extra > 0, (running < extra[:, None]).sum(axis=1), -1)
-        ends = np.pad(running, ((0, 0), (1, 0)))  # ends[c, b] rows of the class c lie in bins better than b
-        classes = np.arange(len(kept))
-        # The upper end of the edge's bin, as a score; rounding is far below the margin.
-        end = (np.minimum(edge, self._bins - 1) + 1 + int(self._first)).astype(np.int32)
-        reach = (end << self._shift).view(np.float32)
-        lowest = float(self._high) - reach.astype(np.float64) * float(self._span)
-        lowest -= 1e-6 * (abs(float(self._high)) + float(self._span))
-        above = np.nextafter(self._above, np.float32(np.inf))
-        return Cut(
-            kept,
-            extra,
-            copies,
-            edge,
-            extra_bin,
-            ends[classes, edge],
-            np.where(extra_bin >= 0, ends[classes, extra_bin], 0),
-            np.maximum(np.where(full, lowest, -np.inf).astype(np.float32), above),
-        )
+def place(histogram: Histogram, rule: Rule) -> Cut:
+    """Where the quota cuts each class."""
+    running = histogram.running
+    kept = np.minimum(running[:, -1], rule.per_class)
+    copies, extra = np.divmod(rule.per_class, np.maximum(kept, 1))
+    if rule.fill == "none":
+        copies, extra = np.ones_like(copies), np.zeros_like(extra)
+    full = running[:, -1] > rule.per_class
+    edge = np.where(full, (running < kept[:, None]).sum(axis=1), histogram.bins)
+    extra_bin = np.where(extra > 0, (running < extra[:, None]).sum(axis=1), -1)
+    ends = np.pad(running, ((0, 0), (1, 0)))  # ends[c, b] rows of the class c lie in bins better than b
+    classes = np.arange(len(kept))
+    lowest = np.where(full, histogram.lowest(edge), -np.inf).astype(np.float32)
+    return Cut(
+        kept,
+        extra,
+        copies,
+        edge,
+        extra_bin,
+        ends[classes, edge],
+        np.where(extra_bin >= 0, ends[classes, extra_bin], 0),
+        np.maximum(lowest, np.nextafter(histogram.above, np.float32(np.inf))),
+    )
 
 
 def keep(rows: Iterable[Rows], histogram: Histogram, rule: Rule, file: Path) -> None:
@@ -151,7 +95,7 @@ def keep(rows: Iterable[Rows], histogram: Histogram, rule: Rule, file: Path) -> 
         rule: The quota.
         file: The file to write, in no order; it is not written if no row is within the quota.
     """
-    cut = histogram.cut(rule)
+    cut = place(histogram, rule)
     # Positions in these are looked up once for each row of the stream, so they are kept small.
     edge, extra_bin = cut.edge.astype(np.int32), cut.extra_bin.astype(np.int32)
     aside: list[Rows] = []
@@ -172,6 +116,8 @@ def keep(rows: Iterable[Rows], histogram: Histogram, rule: Rule, file: Path) -> 
                 limit = max(_ASIDE, 2 * held)
         if aside:
             _settle(aside, histogram, cut, writer, last=True)
+        if writer.rows != cut.kept.sum():
+            raise RuntimeError(f"{writer.rows} rows are within the quota, and {cut.kept.sum()} were counted")
 
 
 def _settle(aside: list[Rows], histogram: Histogram, cut: Cut, writer: _Writer, last: bool) -> Rows:
@@ -207,6 +153,7 @@ class _Writer:
         self._more = np.minimum(cut.copies + 1, most).astype(np.int32)
         self._file = file
         self._writer: pq.ParquetWriter | None = None
+        self.rows = 0
 
     def __enter__(self) -> _Writer:
         return self
@@ -228,3 +175,4 @@ class _Writer:
                 self._file, table.schema, compression="none", use_dictionary=False, write_statistics=False
             )
         self._writer.write_table(table)
+        self.rows += table.num_rows

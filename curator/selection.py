@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,9 @@ import numpy as np
 import pyarrow as pa
 
 import curator
-from curator import policies, queries, quota, usersql
+from curator import labels, policies, queries, quota, usersql
 from curator.errors import InputError, some, suggestion
+from curator.histogram import Histogram
 from curator.schema import IMAGES, LABELS
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ def _eligible(weighted: bool) -> str:
     return queries.text("eligible").replace(_WEIGHT_MARK, "weight" if weighted else _WEIGHT_MARK)
 
 
-def select(con: duckdb.DuckDBPyConnection, parameters: Parameters, folder: Path) -> str:
+def select(con: duckdb.DuckDBPyConnection, parameters: Parameters, folder: Path, parts: Sequence[Path] = ()) -> str:
     """Runs the selection.
 
     Args:
@@ -195,6 +196,7 @@ def select(con: duckdb.DuckDBPyConnection, parameters: Parameters, folder: Path)
             eligible).
         parameters: The options.
         folder: Where to keep the rows while the connection is in use.
+        parts: The files of the labels table, for the counts in their footers; without them all is counted here.
 
     Returns:
         The statement that defines the rows.
@@ -217,17 +219,21 @@ def select(con: duckdb.DuckDBPyConnection, parameters: Parameters, folder: Path)
             # whole vectors on much faster than filtered ones.
             query = queries.compose(before, "select image_id, label, score from eligible")
             values |= {"min_confidence": -1.0}
-            histogram = quota.Histogram(classes, above=parameters.min_confidence)
+            limits = 0.0, 1.0, parameters.min_confidence
         else:
             # A policy may take long, so it is run once and its answer read twice.
             file = folder / "eligible.parquet"
             query = queries.compose(before, "select * from eligible")
             con.sql(query, params=queries.bind(con, query, values)).to_parquet(str(file), compression="uncompressed")
             con.read_parquet(str(file)).create_view("policy_rows")
-            histogram = quota.Histogram(classes, *_check_rows(con, parameters, classes))
+            limits = *_check_rows(con, parameters, classes), -np.inf
             query, values = "select * from policy_rows", {}
-        for batch in _stream(con, f"select label, score from ({query})", values):
-            histogram.add(batch["label"], batch["score"])
+        histogram = Histogram(classes, *limits)
+        whole = plain and not disputed and parameters.where is None
+        if not (whole and labels.counts(parts, parameters.generation, histogram)):
+            histogram = Histogram(classes, *limits)
+            for batch in _stream(con, f"select label, score from ({query})", values):
+                histogram.add(batch["label"], batch["score"])
         rule = quota.Rule(parameters.per_class, parameters.fill, parameters.max_copies)
         kept = folder / "selected.parquet"
         quota.keep((_rows(batch) for batch in _stream(con, query, values)), histogram, rule, kept)

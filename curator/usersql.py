@@ -17,6 +17,10 @@ from curator.errors import InputError, some, suggestion
 WHERE_MEND = "give one boolean expression, e.g. --where \"width >= 64 and uri like 'pool/%'\""
 # What reads the clock: DuckDB calls these consistent, and the ones below are written without parentheses.
 _CLOCKS = {"age", "current_localtime", "current_localtimestamp"}
+_UNSTABLE = (
+    "select function_name from duckdb_functions() where stability in ('VOLATILE', 'CONSISTENT_WITHIN_QUERY')"
+    " or macro_definition like '%current_timestamp%'"
+)
 _CLOCK_WORDS = {"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"}
 # Table functions that make rows out of their arguments alone.
 _MAKERS = {"unnest", "range", "generate_series"}
@@ -38,10 +42,11 @@ def check_expression(
         InputError: A syntax error, more than one expression or statement, a placeholder, an unknown column, a function
             such as random() that gives another answer each time, or a subquery that reads something else.
     """
-    nodes = list(_nodes(_expression(con, expression)))
+    tree = _expression(con, expression)
+    nodes = list(_nodes(tree))
     if _placeholders(nodes):
         raise InputError("--where holds a placeholder, and there is nothing to fill it with", "write the value itself")
-    _check_reading(con, nodes, relations, "--where", "a subquery")
+    _check_reading(con, tree, relations, "--where", "a subquery")
     # Columns of a subquery are for DuckDB to judge; the parameters of a lambda stand in the tree like columns.
     lambdas = [part for node in nodes if node.get("class") == "LAMBDA" for part in _nodes(node["lhs"])]
     names = _columns(nodes) - {name.lower() for part in lambdas for name in part.get("column_names", ())}
@@ -82,16 +87,16 @@ def check_query(
             f"state its default in a line of its own: -- Parameter: ${unknown[0]} = 0.5; given are "
             + ", ".join(f"${name}" for name in sorted(parameters)),
         )
-    _check_reading(con, nodes, relations, what, "it")
+    _check_reading(con, tree, relations, what, "it")
 
 
 def _check_reading(
-    con: duckdb.DuckDBPyConnection, nodes: list[dict[str, Any]], relations: Iterable[str], what: str, reader: str
+    con: duckdb.DuckDBPyConnection, tree: dict[str, Any], relations: Iterable[str], what: str, reader: str
 ) -> None:
     """Makes sure that a syntax tree only reads, only what a manifest records, and the same each time."""
+    nodes = list(_nodes(tree))
     called = {str(node["function_name"]).lower() for node in nodes if "function_name" in node}
-    volatile = "select function_name from duckdb_functions() where stability in ('VOLATILE', 'CONSISTENT_WITHIN_QUERY')"
-    unstable = called & (_CLOCKS | {name for (name,) in con.execute(volatile).fetchall()})
+    unstable = called & (_CLOCKS | {name for (name,) in con.execute(_UNSTABLE).fetchall()})
     unstable |= _columns(nodes) & _CLOCK_WORDS
     if any(node.get("sample") for node in nodes):
         unstable |= {"a sample"}
@@ -103,11 +108,8 @@ def _check_reading(
     kinds = {str(node["type"]) for node in nodes if str(node.get("type", "")).endswith("_NODE")}
     if kinds - _READING_NODES:
         raise InputError(f"{what} would write something", "only read; what is selected is written by build-manifest")
-    own = {entry["key"].lower() for node in nodes for entry in node.get("cte_map", {}).get("map", ())}
-    read = {".".join(node["qualified_name"]["path"]) for node in nodes if node.get("type") == "BASE_TABLE"}
     makers = [node["function"]["function_name"] for node in nodes if node.get("type") == "TABLE_FUNCTION"]
-    read |= {f"{name}()" for name in makers if name.lower() not in _MAKERS}
-    foreign = sorted(name for name in read if name.lower() not in {*relations, *own})
+    foreign = sorted({f"{name}()" for name in makers if name.lower() not in _MAKERS} | set(_read(tree, {*relations})))
     if foreign:
         raise InputError(
             f"{what} reads '{foreign[0]}', which is no part of a manifest's lineage",
@@ -126,6 +128,28 @@ def _expression(con: duckdb.DuckDBPyConnection, expression: str) -> Any:
         if node.get("type") != "SELECT_NODE" or len(node["select_list"]) != 1:
             raise InputError("--where holds more than one expression", WHERE_MEND)
     return tree
+
+
+def _read(tree: Any, known: set[str]) -> Iterator[str]:
+    """What a syntax tree reads beside the known relations and, where they can be seen, its own table expressions.
+
+    A table expression of the same name elsewhere makes no file known: DuckDB would read the file.
+    """
+    if isinstance(tree, list):
+        for part in tree:
+            yield from _read(part, known)
+    elif isinstance(tree, dict):
+        if tree.get("type") == "BASE_TABLE" and (name := ".".join(tree["qualified_name"]["path"])).lower() not in known:
+            yield name
+        if tree.get("type") == "SHOW_REF":
+            yield "show"
+        for entry in tree.get("cte_map", {}).get("map", ()):
+            yield from _read(entry["value"], known)  # sees those before it, not itself
+            known = known | {entry["key"].lower()}
+        for key, part in tree.items():
+            itself = tree.get("type") == "RECURSIVE_CTE_NODE" and key == "right"
+            if key != "cte_map":
+                yield from _read(part, known | {tree["cte_name"].lower()} if itself else known)
 
 
 def _columns(nodes: list[dict[str, Any]]) -> set[str]:

@@ -268,8 +268,8 @@ def test_nothing_is_published_that_fails_a_row_check(
     with pytest.raises(RuntimeError, match="fails its check 'rejected_image' and was not published: 1 rows"):
         manifests.build(store, "m", {"per_class": 3})
     monkeypatch.setattr(queries, "text", original)
-    cut = quota.Histogram.cut
-    monkeypatch.setattr(quota.Histogram, "cut", lambda *given: cut(*given)._replace(extra=cut(*given).extra * 0))
+    place = quota.place
+    monkeypatch.setattr(quota, "place", lambda *given: place(*given)._replace(extra=place(*given).extra * 0))
     with pytest.raises(RuntimeError, match="'class_sum'"):
         manifests.build(store, "m", {"per_class": 4})
     assert manifests.published(store) == []

@@ -27,6 +27,7 @@ ORDER = [
     "sources",
     "images",
     "softlabels",
+    "histogram",
     "labels",
     "reviews",
     "policies",

@@ -326,7 +326,7 @@ def test_older_versions_stay_readable_by_delta_lake_alone(store: Store, tmp_path
 
 def test_a_part_is_there_only_once_it_is_whole(store: Store, tmp_path: Path) -> None:
     rows = softlabels.table(softlabels.summarize(np.array(ROWS, np.float32), 20), range(9), 1, "m", ["unlabeled"] * 9)
-    writer = PartWriter(tmp_path / "new" / "part-0.parquet")
+    writer = PartWriter(tmp_path / "new" / "part-0.parquet", 3)
     writer.write(rows)
     assert not list(tmp_path.glob("new/*.parquet"))
     assert writer.finish() == tmp_path / "new" / "part-0.parquet"
@@ -334,7 +334,7 @@ def test_a_part_is_there_only_once_it_is_whole(store: Store, tmp_path: Path) -> 
     got = pq.read_table(tmp_path / "new" / "part-0.parquet")
     assert got.schema == LABELS.schema
     assert got.equals(rows)
-    writer = PartWriter(tmp_path / "new" / "part-1.parquet")
+    writer = PartWriter(tmp_path / "new" / "part-1.parquet", 3)
     writer.write(rows)
     writer.abandon()
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["part-0.parquet"]

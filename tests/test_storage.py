@@ -156,7 +156,7 @@ def test_bytes_an_image(tmp_path: Path) -> None:
     n, part = 122_880, outputs(12_288)
     rng = np.random.default_rng(1)
     summary = softlabels.summarize(part, 20)
-    writer = PartWriter(store.path / "labels" / "g000" / "part-0.parquet")
+    writer = PartWriter(store.path / "labels" / "g000" / "part-0.parquet", 1000)
     for shift in range(n // len(part)):  # the same distributions with other classes, pages apart
         classes = (summary.top_classes + shift) % 1000
         moved = summary._replace(label=classes[:, 0], top_classes=classes)
@@ -185,7 +185,7 @@ def test_long_rows_do_not_wait_for_a_full_row_group(tmp_path: Path) -> None:
     summary = softlabels.summarize(outputs(4000), 1000)
     table = softlabels.table(summary, np.arange(4000), 0, "m", ["unlabeled"] * 4000)
     for pieces in ([table] * 8, [pa.concat_tables([table] * 8)]):
-        writer = PartWriter(tmp_path / "part.parquet")
+        writer = PartWriter(tmp_path / "part.parquet", 1000)
         for piece in pieces:
             writer.write(piece)
         metadata = pq.read_metadata(writer.finish())

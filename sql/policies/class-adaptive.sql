@@ -20,4 +20,4 @@ select c.image_id, c.label, c.confidence, c.confidence as score
 from candidates as c
 left join thresholds as t on t.label = c.label
 -- a class that only reviews gave an image has no predictions to judge it by
-where c.confidence > coalesce(t.threshold, 0);
+where c.confidence > coalesce(t.threshold, 0)::FLOAT;

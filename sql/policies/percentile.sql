@@ -14,4 +14,5 @@ from (
         count(*) over (partition by label) as images
     from candidates
 )
-where rank <= ceil(least(1, $step * ($generation + 1)) * images);
+-- rounded first, or 0.2 * 3 would be a little more than 0.6, and so one image too many
+where rank <= ceil(round(least(1, $step * ($generation + 1)) * images, 6));

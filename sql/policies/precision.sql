@@ -37,6 +37,6 @@ left join own on own.label = c.label
 cross join overall
 where c.confidence >= case
     -- n right out of n has the bound n / (n + z^2)
-    when coalesce(own.images, 0) / (coalesce(own.images, 0) + $z ** 2) < $precision then overall.threshold
+    when own.images is null or own.images / (own.images + $z ** 2) < $precision then overall.threshold
     else own.threshold
 end;

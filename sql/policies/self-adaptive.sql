@@ -6,13 +6,14 @@
 -- Inputs:  candidates, allowed.
 -- Grain:   one row per image; the quota keeps the first of each class.
 with
-overall as (select avg(confidence) as tau, count(*) as images from allowed),
+-- Sums of whole numbers: those of fractions depend in their last digits on how threads share the rows.
+overall as (select sum((confidence * 2.0 ** 40)::BIGINT) / count(*) / 2.0 ** 40 as tau from allowed),
 mass as (
-    select label, sum(p) as mass
+    select label, sum((p * 2.0 ** 40)::BIGINT) as mass
     from (select unnest(top_classes) as label, unnest(top_probs) as p from allowed)
     group by label
 ),
-thresholds as (select label, tau * mass / max(mass) over () as threshold from mass, overall)
+thresholds as (select label, tau * (mass / max(mass) over ()) as threshold from mass, overall)
 select c.image_id, c.label, c.confidence, c.confidence as score
 from candidates as c
 left join thresholds as t on t.label = c.label

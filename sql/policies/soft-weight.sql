@@ -4,9 +4,20 @@
 --          There mu and sigma are running means over training; here the teacher is fixed, and so are they.
 -- Inputs:  candidates, allowed.
 -- Grain:   one row per image; the quota keeps the first of each class.
-with spread as (select avg(confidence) as mu, var_pop(confidence) as variance from allowed)
+with
+-- Sums of whole numbers: those of fractions depend in their last digits on how threads share the rows.
+centre as (select sum((confidence * 2.0 ** 40)::BIGINT) / count(*) / 2.0 ** 40 as mu from allowed),
+spread as (
+    select mu, sum(((confidence - mu) ** 2 * 2.0 ** 90)::HUGEINT) / count(*) / 2.0 ** 90 as variance
+    from allowed, centre
+    group by mu
+)
 select
     image_id, label, confidence, confidence as score,
-    -- where all confidences are equal none is below the mean
-    case when confidence >= mu then 1 else exp(-((confidence - mu) ** 2) / (2 * variance)) end as weight
+    -- Where all confidences are equal none is below the mean. The lowest weight is the smallest FLOAT of full precision,
+    -- since 0 would say that the row is not there.
+    case
+        when confidence >= mu then 1
+        else greatest(exp(-((confidence - mu) ** 2) / (2 * variance)), 2.0 ** -126)
+    end as weight
 from candidates, spread;
