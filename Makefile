@@ -13,7 +13,7 @@ INSTALL := install -c constraints.txt -e '.[dev]'
 # Exits 0 where the interpreter is one that pyproject.toml allows.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 
-.PHONY: help setup demo test lint types format bench-manifest bench-storage wheel clean
+.PHONY: help setup demo test lint types format bench-manifest bench-selection bench-storage wheel clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -46,6 +46,10 @@ format: setup ## mend what ruff can mend, then format
 
 bench-manifest: setup ## soft labels in, manifest out, at 1M images x 1000 classes (5 GB of disk, ten minutes)
 	$(BIN)/python benchmarks/manifest.py --write
+
+bench-selection: setup ## selection and whole manifests, 1M to 300M rows, against other tools (15 GB, half an hour)
+	@$(BIN)/python -m pip -qq --disable-pip-version-check install -c constraints.txt -e '.[bench]'
+	$(BIN)/python benchmarks/selection/run.py --write
 
 bench-storage: setup ## soft labels on disk: bytes, rates, KL, real and synthetic (2 GB of disk, ten minutes, two packages)
 	$(BIN)/python benchmarks/storage.py --write

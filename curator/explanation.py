@@ -106,4 +106,5 @@ def _reason(facts: dict[str, Any], parameters: Parameters, is_in: bool) -> str:
         f"it is number {facts['rank']} of the {facts['of_class']} images that the policy {parameters.policy} lets into "
         f"the class {facts['class']}, and the first {facts['kept_of_class']} are kept; the least confident of them "
         f"has {facts['cut_off']:.6g}, this one {facts['confidence']:.6g}"
+        + (" (of equals the lower image_id comes first)" if facts["confidence"] == facts["cut_off"] else "")
     )

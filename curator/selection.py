@@ -229,7 +229,7 @@ def select(con: duckdb.DuckDBPyConnection, parameters: Parameters, folder: Path,
             limits = *_check_rows(con, parameters, classes), -np.inf
             query, values = "select * from policy_rows", {}
         histogram = Histogram(classes, *limits)
-        whole = plain and not disputed and parameters.where is None
+        whole = bool(parts) and plain and not disputed and parameters.where is None
         if not (whole and labels.counts(parts, parameters.generation, histogram)):
             histogram = Histogram(classes, *limits)
             for batch in _stream(con, f"select label, score from ({query})", values):

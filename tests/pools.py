@@ -1,0 +1,142 @@
+"""Drawn pools for tests of the policies, and the way to ask a policy about one.
+
+drawn images, reviews, holdout --Engine.rows--> relations in DuckDB --sql/policies/NAME.sql--> rows by image_id
+"""
+
+from collections import defaultdict
+from typing import Any, NamedTuple
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+from hypothesis import strategies as st
+
+from curator import policies, queries
+from curator.schema import LABELS
+
+
+def f32(number: float) -> float:
+    return float(np.float32(number))
+
+
+def around(*numbers: float) -> list[float]:
+    """The numbers as float32, and the float32 next to each on both sides."""
+    return [float(np.nextafter(np.float32(n), np.float32(side))) for n in numbers for side in (0, n, 1)]
+
+
+class Image(NamedTuple):
+    """A pool image with its soft label, and what a reviewer said: None, "accept" or a class."""
+
+    image_id: int
+    classes: tuple[int, ...]
+    probs: tuple[float, ...]
+    review: int | str | None = None
+
+    @property
+    def label(self) -> int:
+        return self.review if isinstance(self.review, int) else self.classes[0]
+
+    @property
+    def confidence(self) -> float:
+        return self.probs[0]
+
+
+class Case(NamedTuple):
+    """The pool, the holdout as (label, confidence, is_right), and the options."""
+
+    count: int
+    images: list[Image]
+    holdout: list[tuple[int, float, bool]] = []
+    per_class: int = 3
+    min_confidence: float = 0.3
+    seed: int = 0
+    generation: int = 0
+
+    @property
+    def candidates(self) -> list[Image]:
+        return [image for image in self.images if image.confidence > f32(self.min_confidence)]
+
+    @property
+    def by_class(self) -> dict[int, list[Image]]:
+        """The candidates of each class, the most confident first."""
+        found = defaultdict(list)
+        for image in sorted(self.candidates, key=lambda i: (-i.confidence, i.image_id)):
+            found[image.label].append(image)
+        return found
+
+
+CONFIDENCES = [*around(0.29, 0.3, 0.35, 0.57, 0.7, 0.95), 0.2, 0.5, 0.75, 0.999, 1.0]
+SECONDS = [*around(0.1, 0.2), 0.0, 0.3, 0.5]
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    count = draw(st.integers(2, 6))
+    # Few different confidences, so that there are many ties.
+    levels = st.sampled_from(draw(st.lists(st.sampled_from(CONFIDENCES), min_size=1, max_size=5, unique=True)))
+    images = []
+    for image_id in draw(
+        st.lists(st.integers(0, 2**63 - 1) | st.integers(0, 99), min_size=1, max_size=60, unique=True)
+    ):
+        # The last class never ranks first, so it has a row at most from a reviewer or as a second or third rank.
+        first = draw(st.integers(0, count - 2))
+        order = [first, *draw(st.permutations([c for c in range(count) if c != first]))]
+        p1 = np.float32(draw(levels))
+        p2 = min(np.float32(draw(st.sampled_from(SECONDS))), p1, 1 - p1)
+        p3 = min(np.float32(draw(st.sampled_from(SECONDS))), p2, 1 - p1 - p2)
+        review = draw(st.sampled_from([None] * 6 + ["accept", *range(count)]))
+        probs = tuple(float(p) for p in (p1, p2, p3)[:count])
+        images.append(Image(image_id, tuple(order[: len(probs)]), probs, review))
+    judged = st.tuples(st.integers(0, count - 1), levels, st.sampled_from([True, True, False]))
+    return Case(
+        count,
+        images,
+        draw(st.lists(judged, max_size=30)),
+        draw(st.sampled_from([1, 2, 3, 5, 10, 1000])),
+        draw(st.sampled_from([0.0, 0.2, 0.3, 0.35, 0.57])),
+        draw(st.integers(-(2**31), 2**31)),
+        draw(st.integers(0, 6)),
+    )
+
+
+class Engine:
+    """A connection to keep for many cases. It is dropped when it is closed: hypothesis keeps what a test was given."""
+
+    def __init__(self) -> None:
+        self.con = duckdb.connect(config={"threads": 1})
+        self.con.execute("create table holdout_twins (image_id BIGINT)")
+
+    def close(self) -> None:
+        self.con.close()
+        del self.con
+
+    def rows(self, case: Case, name: str, steps: tuple[str, ...] = (), **given: Any) -> dict[int, dict[str, Any]]:
+        """The rows of a policy, or of the steps behind it, by image_id."""
+        columns: dict[str, list[Any]] = {
+            "image_id": [image.image_id for image in case.images],
+            "label": [image.classes[0] for image in case.images],
+            "confidence": [image.confidence for image in case.images],
+            "top_classes": [image.classes for image in case.images],
+            "top_probs": [image.probs for image in case.images],
+        }
+        nothing = [None] * len(case.images)
+        allowed = {field.name: pa.array(columns.get(field.name, nothing), field.type) for field in LABELS.schema}
+        self.con.register("allowed", pa.table(allowed))
+        said = [(i.image_id, i.review) for i in case.images if i.review is not None]
+        decisions = {
+            "image_id": pa.array([i for i, _ in said], pa.int64()),
+            "decision": pa.array(["relabel" if isinstance(r, int) else r for _, r in said], pa.string()),
+            "new_label": pa.array([r if isinstance(r, int) else None for _, r in said], pa.int16()),
+        }
+        self.con.register("decisions", pa.table(decisions))
+        label, confidence, is_right = zip(*case.holdout, strict=True) if case.holdout else ((), (), ())
+        holdout = {"label": pa.array(label, pa.int32()), "confidence": pa.array(confidence, pa.float32())}
+        self.con.register("holdout", pa.table(holdout | {"is_right": pa.array(is_right, pa.bool_())}))
+        self.con.register("classes", pa.table({"label": pa.array(range(case.count), pa.int16())}))
+        policy = policies.load(name)
+        parts = {"candidates": queries.text("candidates"), "policy": policy.text} | {s: queries.text(s) for s in steps}
+        query = queries.compose(parts, f"from {list(parts)[-1]}")
+        values = case._asdict() | policies.settle(policy, given)
+        rows = queries.rows(self.con, query, **values)
+        assert len({row["image_id"] for row in rows}) == len(rows), "an image is returned more than once"
+        return {row["image_id"]: row for row in rows}
