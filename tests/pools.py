@@ -51,6 +51,7 @@ class Case(NamedTuple):
     min_confidence: float = 0.3
     seed: int = 0
     generation: int = 0
+    edge: float = 0.5
 
     @property
     def candidates(self) -> list[Image]:
@@ -65,37 +66,43 @@ class Case(NamedTuple):
         return found
 
 
-CONFIDENCES = [*around(0.29, 0.3, 0.35, 0.57, 0.7, 0.95), 0.2, 0.5, 0.75, 0.999, 1.0]
+# As float32 some of them are above the number, some below.
+EDGES = [0.29, 0.3, 0.35, 0.6, 0.8, 0.95]
+OTHERS = [0.2, 0.25, 0.5, 0.75, 0.9, 0.999, 1.0]
 SECONDS = [*around(0.1, 0.2), 0.0, 0.3, 0.5]
 
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    count = draw(st.integers(2, 6))
-    # Few different confidences, so that there are many ties.
-    levels = st.sampled_from(draw(st.lists(st.sampled_from(CONFIDENCES), min_size=1, max_size=5, unique=True)))
+    """Few different confidences, so that there are many ties, some of them at an edge."""
+    count, edge = draw(st.integers(2, 6)), draw(st.sampled_from(EDGES))
+    others = [f32(number) for number in draw(st.lists(st.sampled_from(OTHERS), max_size=3, unique=True))]
+    # The last class never ranks first, so it has a row at most from a reviewer or as a second or third rank.
+    ranking = st.permutations(range(count)).filter(lambda order: order[0] != count - 1)
+    review = st.sampled_from([None] * 6 + ["accept", *range(count)])
+    level = st.sampled_from([*(around(edge) if draw(st.booleans()) else ()), *others] or [f32(edge)])
+    drawn = st.tuples(ranking, level, st.sampled_from(SECONDS), st.sampled_from(SECONDS), review)
+    least = draw(st.sampled_from([1, 5, 25]))
+    number = st.integers(0, 2**63 - 1) | st.integers(0, 99)
     images = []
-    for image_id in draw(
-        st.lists(st.integers(0, 2**63 - 1) | st.integers(0, 99), min_size=1, max_size=60, unique=True)
-    ):
-        # The last class never ranks first, so it has a row at most from a reviewer or as a second or third rank.
-        first = draw(st.integers(0, count - 2))
-        order = [first, *draw(st.permutations([c for c in range(count) if c != first]))]
-        p1 = np.float32(draw(levels))
-        p2 = min(np.float32(draw(st.sampled_from(SECONDS))), p1, 1 - p1)
-        p3 = min(np.float32(draw(st.sampled_from(SECONDS))), p2, 1 - p1 - p2)
-        review = draw(st.sampled_from([None] * 6 + ["accept", *range(count)]))
+    for image_id in draw(st.lists(number, min_size=least, max_size=60, unique=True)):
+        order, *drawn_probs, said = draw(drawn)
+        p1, p2, p3 = map(np.float32, drawn_probs)
+        p2 = min(p2, p1, 1 - p1)
+        p3 = min(p3, p2, 1 - p1 - p2)
         probs = tuple(float(p) for p in (p1, p2, p3)[:count])
-        images.append(Image(image_id, tuple(order[: len(probs)]), probs, review))
-    judged = st.tuples(st.integers(0, count - 1), levels, st.sampled_from([True, True, False]))
+        images.append(Image(image_id, tuple(order[: len(probs)]), probs, said))
+    judged = st.tuples(st.integers(0, count - 1), level, st.sampled_from([True, True, False]))
+    holdout = draw(st.lists(judged, min_size=draw(st.sampled_from([0, 10, 25])), max_size=30))
     return Case(
         count,
         images,
-        draw(st.lists(judged, max_size=30)),
+        holdout,
         draw(st.sampled_from([1, 2, 3, 5, 10, 1000])),
-        draw(st.sampled_from([0.0, 0.2, 0.3, 0.35, 0.57])),
+        draw(st.sampled_from([0.0, 0.2, 0.3, edge])),
         draw(st.integers(-(2**31), 2**31)),
         draw(st.integers(0, 6)),
+        edge,
     )
 
 

@@ -1,6 +1,6 @@
 """Selection of the most confident K of each class, and whole manifests: time and peak memory, against other ways.
 
-    python benchmarks/selection/run.py [--rows 10000000 100000000] [--runs 3] [--work DIR] [--write]
+    python benchmarks/selection/run.py [--rows N ...] [--runs 3] [--work DIR] [--write]
 
 The quota grows with the rows: 43,333 of 100M. Each figure is of a process of its own, the median of the runs, which
 take turns; peak memory is the operating system's. The stores take 25 bytes a row, and 80 for whole manifests.
@@ -39,9 +39,10 @@ PANDAS_ROWS = 10_000_000  # beyond, it takes more memory than a machine like thi
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--rows", type=int, nargs="+", default=[10_000_000, 100_000_000])
+    options.add_argument("--rows", type=int, nargs="*", default=[10_000_000, 100_000_000])
     options.add_argument("--alone", type=int, nargs="*", default=[300_000_000], help="rows for curator and scan only")
     options.add_argument("--whole", type=int, nargs="*", default=[1_000_000, 10_000_000, 100_000_000])
+    options.add_argument("--compared", type=int, nargs="*", default=[10_000_000, 100_000_000])
     options.add_argument("--runs", type=int, default=3)
     options.add_argument("--work", type=Path)
     options.add_argument("--write", action="store_true")
@@ -61,6 +62,14 @@ def main() -> None:
         lines += ["", "## Whole manifests", ""]
         lines += ["| pool | quota | seconds | pool rows/s | rows | images | peak MB |", "|---|---|---|---|---|---|---|"]
         lines += [whole(work, rows) for rows in chosen.whole]
+        lines += [
+            "",
+            "## Two manifests compared",
+            "",
+            "| rows of each | seconds | peak MB | answer |",
+            "|---|---|---|---|",
+        ]
+        lines += [compared(work, rows) for rows in chosen.compared]
     text = "\n".join([*lines, ""])
     print(text)
     if chosen.write:
@@ -110,6 +119,17 @@ def whole(work: Path, rows: int) -> str:
         f"| {rows:,} | {quota(rows):,} | {seconds:.1f} | {rows / seconds:,.0f} | {answer['rows']:,} | "
         f"{answer['unique_images']:,} | {peak:.0f} |"
     )
+
+
+def compared(work: Path, rows: int) -> str:
+    """Compares two manifests, from the start of the command to its end."""
+    store = work / "twins"
+    subprocess.run([sys.executable, str(HERE / "twins.py"), str(store), str(rows)], check=True)
+    command = [str(Path(sys.executable).with_name("curator")), "diff", "a", "b", "--store", str(store), "--json"]
+    answer, peak, seconds = measured(command)
+    shutil.rmtree(store)
+    counts = ", ".join(f"{name} {answer[name]:,}" for name in ("added", "removed", "relabeled", "same"))
+    return f"| {rows:,} | {seconds:.1f} | {peak:.0f} | {counts} |"
 
 
 def make(store: Path, rows: int) -> Path:
