@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 TABLES = ("csv", "jsonl", "parquet")
 SHARDED = ("webdataset", "huggingface")
 FORMATS = (*TABLES, "folder", *SHARDED)
+# What torchvision, and the command line of others, call them.
+_ALSO = {"imagefolder": "folder", "hf": "huggingface"}
 SHARD_ROWS = 10_000
 SHARD_BYTES = 1_000_000_000
 
@@ -88,6 +90,7 @@ def export(
         InputError: An option is wrong, the destination is taken, the manifest is damaged or has images of the holdout,
             a folder cannot link to its images, or none of them can be read. Nothing was written.
     """
+    form = _ALSO.get(form, form)
     if form not in FORMATS:
         raise InputError(f"the format '{form}' is unknown{suggestion(form, FORMATS)}", f"--format {'|'.join(FORMATS)}")
     if form not in SHARDED and (repeat_copies or shard_rows is not None or shard_bytes is not None):

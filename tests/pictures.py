@@ -21,7 +21,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from curator import manifests
 from curator.images import add_images
+from curator.labeling import label
 from curator.store import Store
 from curator.training import Trained, train
 
@@ -146,6 +148,15 @@ def world(root: Path, labeled: int = 6, pool: int = 8, holdout: int = 4) -> Stor
 def teach(store: Store, *changes: str, name: str = "teacher", **options: Any) -> Trained:
     """Trains by the recipe beside the store."""
     return train(store, str(store.root / "recipe.toml"), name=name, changes=list(changes), **options)
+
+
+def taught(root: Path) -> Store:
+    """A world with a teacher, its labels and the manifest "m"."""
+    store = world(root, labeled=4, pool=4, holdout=2)
+    teach(store)
+    label(store, "teacher")
+    manifests.build(store, "m", {"per_class": 6, "min_confidence": 0.1})
+    return store
 
 
 def weights_hash(store: Store, model: str) -> str:

@@ -92,7 +92,7 @@ def streams(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(stream=streams(), aside=st.sampled_from([0, 1, 5, 4_000_000]))
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_it_keeps_what_the_sql_keeps(
     stream: dict[str, Any], aside: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

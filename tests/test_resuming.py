@@ -12,24 +12,17 @@ import pyarrow as pa
 import pytest
 import torch
 from conftest import Answer
-from pictures import NOISY, OWN, Watched, on_a_small_disk, start, teach, wait_for, weights_hash, world
+from pictures import NOISY, OWN, Watched, on_a_small_disk, start, taught, teach, wait_for, weights_hash
 
-from curator import manifests
 from curator.errors import InputError, StoreError
 from curator.images import add_images
-from curator.labeling import label
 from curator.schema import METRICS
 from curator.store import Store
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A world with a teacher, its labels and a manifest."""
-    store = world(tmp_path_factory.mktemp("made"), labeled=4, pool=4, holdout=2)
-    teach(store)
-    label(store, "teacher")
-    manifests.build(store, "m", {"per_class": 6, "min_confidence": 0.1})
-    return store
+    return taught(tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture

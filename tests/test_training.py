@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Answer
-from pictures import NOISY, OWN, Watched, teach, weights_hash, world
+from pictures import NOISY, OWN, Watched, taught, teach, weights_hash
 from safetensors.torch import load_file
 
 from curator import loader, manifests
@@ -22,12 +22,7 @@ from curator.store import Store
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A world with a teacher, its labels and a manifest."""
-    store = world(tmp_path_factory.mktemp("made"), labeled=4, pool=4, holdout=2)
-    teach(store)
-    label(store, "teacher")
-    manifests.build(store, "m", {"per_class": 6, "min_confidence": 0.1})
-    return store
+    return taught(tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture
