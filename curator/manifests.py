@@ -132,8 +132,10 @@ def build(
             funnel = lineage["funnel"]
             raise InputError(
                 f"nothing can be selected from generation {parameters.generation}: of {funnel['labeled']} labeled pool "
-                f"images {funnel['above_threshold']} pass with a confidence above {parameters.min_confidence}",
-                "lower --min-confidence, widen --where, or label the unlabeled split first",
+                f"images {funnel['above_threshold']} pass with a confidence above {parameters.min_confidence}, "
+                f"{funnel['candidates']} are candidates, and the policy {parameters.policy} lets none through",
+                "lower --min-confidence, widen --where, set the policy's parameters with --set, or label the unlabeled "
+                "split first",
             )
         return manifest if dry_run else _publish(store, con, manifest, parameters)
 

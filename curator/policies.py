@@ -26,7 +26,7 @@ GIVEN = ("generation", "per_class", "min_confidence", "seed")
 # What the steps behind a policy use as $NAME: a parameter of such a name would change them.
 _TAKEN = ("fill", "max_copies", "targets", "hard_from")
 COLUMNS = ("image_id", "label", "confidence", "score")
-_PARAMETER = re.compile(r"^-- Parameter: \$(\w+) = (\S+)", re.MULTILINE)
+_PARAMETER = re.compile(r"^-- Parameter: \$(\w+) = ('[^']*'|\S+)", re.MULTILINE)
 
 Value = int | float | str
 _KINDS = {int: "a whole number", float: "a number", str: "text"}

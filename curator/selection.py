@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,11 @@ FILLS = ("copies", "none")
 TARGETS = ("soft", "hard", "auto")
 # What a selection reads, and so what a --where may read in a subquery; a manifest records their versions.
 INPUTS = ("images", "labels", "reviews", "models", "classes")
+# DuckDB's names of types: of numbers, and of whole ones.
+_NUMBERS = {
+    True: re.compile("U?[A-Z]*INT|U?INTEGER"),
+    False: re.compile("U?[A-Z]*INT|U?INTEGER|FLOAT|DOUBLE|DECIMAL.*\\)"),
+}
 _WHERE_MARK = "/* where */ true"
 _WEIGHT_MARK = "/* weight */ 1"
 # Rows of a batch: small enough for the arrays to stay near the processor, large enough to forget the interpreter.
@@ -320,10 +326,9 @@ def _check_policy(con: duckdb.DuckDBPyConnection, parameters: Parameters) -> boo
             f"the policy {policy.name} does not return {', '.join(missing)}; it returns {', '.join(kinds)}",
             f"return {', '.join(policies.COLUMNS)} and, if you like, weight; curator build-manifest --help",
         )
-    numbers = ("INT", "FLOAT", "DOUBLE", "DECIMAL")
     for name in (*policies.COLUMNS, "weight"):
         whole = name in ("image_id", "label")
-        if not any(number in kinds.get(name, "INT") for number in (numbers[:1] if whole else numbers)):
+        if name in kinds and not _NUMBERS[whole].fullmatch(kinds[name]):
             wanted = "whole numbers" if whole else "numbers"
             raise InputError(
                 f"the policy {policy.name} returns {name} as {kinds[name]}, not as {wanted}",
@@ -343,7 +348,7 @@ def _check_rows(con: duckdb.DuckDBPyConnection, parameters: Parameters, classes:
         f"{number} rows {what}"
         for what, number in (
             ("have a null", bounds["nulls"]),
-            ("have a score or a weight that is not finite", bounds["not_finite"]),
+            ("have a score above 1e30 in size, or a score or weight that is not finite", bounds["not_finite"]),
             ("have a weight below 0", bounds["negative"]),
             (f"have a label outside 0 to {classes - 1}", bounds["outside"]),
         )
@@ -365,7 +370,11 @@ def _check_rows(con: duckdb.DuckDBPyConnection, parameters: Parameters, classes:
 def _unsound(parameters: Parameters, error: Exception, policy: bool = False) -> Exception:
     """What to tell of a query that holds a user's SQL and failed; other errors are passed on as they are."""
     told = str(error).splitlines()[0]
-    if parameters.policy_sql is not None and (policy or parameters.where is None):
+    if parameters.policy_sql is not None and parameters.where is not None and not policy:
+        return InputError(
+            f"--where or the policy {parameters.policy} cannot be computed: {told}", "try one without the other"
+        )
+    if parameters.policy_sql is not None:
         return InputError(
             f"the policy {parameters.policy} cannot be computed: {told}",
             "correct it; its inputs and outputs are described in docs/selection.md",

@@ -24,6 +24,7 @@ _UNSTABLE = (
 _CLOCK_WORDS = {"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"}
 # Table functions that make rows out of their arguments alone.
 _MAKERS = {"unnest", "range", "generate_series"}
+_LIMITS = {"LIMIT_MODIFIER", "LIMIT_PERCENT_MODIFIER"}
 _READING_NODES = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
 
 
@@ -100,6 +101,9 @@ def _check_reading(
     unstable |= _columns(nodes) & _CLOCK_WORDS
     if any(node.get("sample") for node in nodes):
         unstable |= {"a sample"}
+    modifiers = [{part["type"] for part in node["modifiers"]} for node in nodes if node.get("modifiers")]
+    if any(kinds & _LIMITS and "ORDER_MODIFIER" not in kinds for kinds in modifiers):
+        unstable |= {"limit without order by"}
     if unstable:
         raise InputError(
             f"{what} uses {some(sorted(unstable))}, which gives another answer each time",

@@ -5,7 +5,8 @@
 select
     min(score) as low, max(score) as high,
     count(*) filter (image_id is null or label is null or confidence is null or score is null or weight is null) as nulls,
-    count(*) filter (not isfinite(score) or not isfinite(weight)) as not_finite,
+    -- differences of scores must not overflow; NaN is above every number
+    count(*) filter (abs(score) > 1e30 or not isfinite(weight)) as not_finite,
     count(*) filter (weight < 0) as negative,
     count(*) filter (label not between 0 and $classes - 1) as outside
 from policy_rows;

@@ -21,9 +21,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from curator import manifests
+from curator import labeling, manifests
 from curator.images import add_images
-from curator.labeling import label
 from curator.store import Store
 from curator.training import Trained, train
 
@@ -154,7 +153,7 @@ def taught(root: Path) -> Store:
     """A world with a teacher, its labels and the manifest "m"."""
     store = world(root, labeled=4, pool=4, holdout=2)
     teach(store)
-    label(store, "teacher")
+    labeling.label(store, "teacher")
     manifests.build(store, "m", {"per_class": 6, "min_confidence": 0.1})
     return store
 

@@ -163,7 +163,7 @@ def rows_of(path: Path) -> list[tuple[int, int, int, str, float]]:
 
 
 @given(case=cases())
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_a_manifest_is_what_the_rule_says(fresh: Callable[[], Store], case: Case) -> None:
     store = fresh()
     fill_store(store, case)

@@ -3,10 +3,10 @@
 -- Source:  Stratified sampling with equal allocation, e.g. Cochran, "Sampling techniques", 1977, chapter 5. For studies
 --          of which confidences help; study 4 of Xie et al. (CVPR 2020) samples by bin of confidence.
 -- Inputs:  candidates.
--- Grain:   one row per image; the quota keeps the first of each class. The score is 1 / the turn.
+-- Grain:   one row per image; the quota keeps the first of each class. The score is minus the turn.
 -- Parameters: $min_confidence, $seed.
 -- Parameter: $bins = 10    number of bins
-select image_id, label, confidence, 1 / turn as score
+select image_id, label, confidence, -turn as score
 from (
     select
         image_id, label, confidence,
