@@ -12,7 +12,7 @@ from typing import Any
 
 from curator.errors import some
 from curator.manifests import Manifest
-from curator.selection import Parameters
+from curator.parameters import Parameters
 
 MANY_COPIES = 10  # above this a class is said to be copied too often
 

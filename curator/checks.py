@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curator import digests, queries
+from curator.parameters import Parameters
 from curator.schema import MANIFEST_ROW
-from curator.selection import Parameters
 
 if TYPE_CHECKING:
     import duckdb

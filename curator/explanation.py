@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from curator import manifests, queries, selection
 from curator.errors import InputError
 from curator.manifests import Manifest
-from curator.selection import Parameters
+from curator.parameters import Parameters
 from curator.store import Store
 
 

@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 from curator import checks, digests, policies, progress, queries, selection
 from curator.errors import AnswerIsNo, InputError, some, suggestion
 from curator.lock import alone
+from curator.parameters import Parameters
 from curator.schema import MANIFEST_ROW, MANIFESTS
-from curator.selection import Parameters
 from curator.store import Store, check_name, paths_of
 
 if TYPE_CHECKING:
@@ -105,9 +105,8 @@ def build(
         parameters = dataclasses.replace(parameters, generation=selection.generation(con, asked))
         name = name or f"g{parameters.generation}-{parameters.per_class}"
         path = store.path / "manifests" / name
-        there = _published(store)
-        published = there.get(name)
-        alike = next((other for other in there if other.lower() == name.lower() and other != name), None)
+        published = _published(store, name)
+        alike = next((other for other in _names(store) if other.lower() == name.lower() and other != name), None)
         if alike is not None:
             raise InputError(f"the manifest '{alike}' has the same name in SQL as '{name}'", "give another name")
         if published is not None and not dry_run:
@@ -146,13 +145,13 @@ def find(store: Store, name: str) -> Manifest:
     Raises:
         InputError: There is none of that name.
     """
-    published = _published(store)
-    if name not in published:
+    found = _published(store, name)
+    if found is None:
         raise InputError(
-            f"there is no manifest '{name}'{suggestion(name, published)}",
+            f"there is no manifest '{name}'{suggestion(name, _names(store))}",
             "curator manifests, to see those there are; curator build-manifest --per-class K, to make one",
         )
-    return published[name]
+    return found
 
 
 def published(store: Store) -> list[dict[str, Any]]:
@@ -170,7 +169,7 @@ def check(store: Store, name: str | None = None) -> list[checks.Verdict]:
     Raises:
         InputError: There is none of that name.
     """
-    asked = sorted(_published(store).values()) if name is None else [find(store, name)]
+    asked = [find(store, each) for each in (_names(store) if name is None else [name])]
     con = store.connect()
     try:
         con.execute(f"set memory_limit = '{checks.MEMORY}'")
@@ -197,19 +196,24 @@ def files(manifest: Manifest) -> list[Path]:
     return found
 
 
-def _published(store: Store) -> dict[str, Manifest]:
-    return {
-        row["name"]: Manifest(
-            row["name"],
-            store.path / row["path"],
-            row["generation"],
-            row["rows"],
-            row["unique_images"],
-            row["sha256"],
-            json.loads(row["lineage"]),
-        )
-        for row in store.rows("select * from manifests")
-    }
+def _names(store: Store) -> list[str]:
+    return [row["name"] for row in store.rows("select name from manifests order by name")]
+
+
+def _published(store: Store, name: str) -> Manifest | None:
+    rows = store.rows("select * from manifests where name = $name", name=name)
+    if not rows:
+        return None
+    row = rows[0]
+    return Manifest(
+        name,
+        store.path / row["path"],
+        row["generation"],
+        row["rows"],
+        row["unique_images"],
+        row["sha256"],
+        json.loads(row["lineage"]),
+    )
 
 
 def _check_options(there: Manifest, parameters: Parameters) -> None:
@@ -250,7 +254,7 @@ def _publish(
         (staging / LINEAGE_FILE).write_text(json.dumps(lineage, indent=1) + "\n", "utf-8")
         manifest = manifest._replace(sha256=sha256, lineage=lineage)
         with alone(manifest.path.parent):
-            published = _published(store).get(manifest.name)
+            published = _published(store, manifest.name)
             if published is not None:
                 _check_options(published, parameters)
                 if published.sha256 != sha256:

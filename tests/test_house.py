@@ -31,6 +31,7 @@ ORDER = [
     "labels",
     "reviews",
     "policies",
+    "parameters",
     "quota",
     "selection",
     "checks",
