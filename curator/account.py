@@ -98,15 +98,13 @@ def warnings(manifest: Manifest) -> list[str]:
             "may learn such images by heart, wrong labels among them; --max-copies caps them."
         )
     if unscanned := counts["not_checked_for_leaks"]:
+        were = "pool image was" if unscanned == 1 else "pool images were"
         said.append(
-            f"{unscanned:,} pool images were never scanned, so they could not be compared with the holdout: images of "
-            "it may be among the rows."
+            f"{unscanned:,} {were} never scanned, so not compared with the holdout: images of it may be among the rows."
         )
     if (waiting := counts["pool"] - counts["unreadable"] - counts["labeled"]) > 0:
-        said.append(
-            f"{waiting:,} readable pool images have no label of generation {manifest.generation}, so they could not be "
-            "selected."
-        )
+        have = "readable pool image has" if waiting == 1 else "readable pool images have"
+        said.append(f"{waiting:,} {have} no label of generation {manifest.generation}, and could not be selected.")
     return said
 
 

@@ -154,7 +154,7 @@ def test_warns_when_it_should(three: Store, tmp_path: Path) -> None:
     assert "1 class has no image to choose from, so no row: owl." in capped
     assert "1 class repeats an image more than 10 times: dog (11)." in capped
     assert "have no label" not in capped  # at the versions that it was built from
-    assert "1 readable pool images have no label" in written(three, "later", tmp_path / "m.html").text
+    assert "1 readable pool image has no label" in written(three, "later", tmp_path / "m.html").text
 
 
 def test_no_warning_where_all_is_well(tmp_path: Path) -> None:

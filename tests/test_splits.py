@@ -52,7 +52,7 @@ def test_build_manifest_says_what_has_no_label(store: Store, curator: Callable[.
     (store.root / "pool" / "new.png").write_bytes((store.root / "pool" / "0001.png").read_bytes())
     assert curator("add-images", store.root / "pool", "--split", "unlabeled", "--store", store.path).code == 0
     answer = curator("build-manifest", "m", "--per-class", 2, "--min-confidence", 0.1, "--store", store.path)
-    assert "1 readable pool images have no label of this generation" in answer.out
+    assert "1 readable pool image has no label of generation 0" in answer.out
 
 
 def test_a_refused_run_leaves_no_folder(store: Store, curator: Callable[..., Answer]) -> None:
