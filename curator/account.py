@@ -5,14 +5,13 @@ lineage --> options, funnel, classes with their estimated precision, warnings
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from typing import Any
 
 from curator.errors import some
 from curator.manifests import Manifest
-from curator.parameters import Parameters
+from curator.parameters import DEFAULTS
 
 MANY_COPIES = 10  # above this a class is said to be copied too often
 
@@ -20,10 +19,9 @@ MANY_COPIES = 10  # above this a class is said to be copied too often
 def options(manifest: Manifest) -> dict[str, Any]:
     """The options that differ from what they are when nobody says anything; the policy and the quota always."""
     parameters = manifest.lineage["parameters"]
-    defaults = {field.name: field.default for field in dataclasses.fields(Parameters)}
     shown = {"per-class": parameters["per_class"], "policy": parameters["policy"]}
     for name, value in parameters.items():
-        if name not in ("generation", "policy_sql") and value not in (None, {}, defaults.get(name)):
+        if name not in ("generation", "policy_sql") and value not in (None, DEFAULTS[name]):
             shown[name.replace("_", "-")] = json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
     return shown
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     import duckdb
 
 SHOWN = 10
-# The rows of a large manifest are grouped and joined; what is above this goes to temporary files.
-MEMORY = "1GB"
 
 
 class Finding(NamedTuple):

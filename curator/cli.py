@@ -8,13 +8,15 @@ from __future__ import annotations
 import errno
 import io
 import os
+import signal
 import sys
+from types import FrameType
 from typing import Any
 
 import typer
 
 from curator.commands import app, exports, images, labels, manifests, models, report, sql  # noqa: F401 - importing registers the commands
-from curator.errors import CuratorError, DiskFull
+from curator.errors import CuratorError, DiskFull, interrupted
 
 # typer brings its own copy of click, whose usage errors have no public name.
 UsageError: Any = typer.BadParameter.__mro__[1]
@@ -28,7 +30,13 @@ def main(arguments: list[str] | None = None) -> None:
         # JSON is UTF-8 by definition, and a name that is no text must not stop a message
         if isinstance(output, io.TextIOWrapper):
             output.reconfigure(encoding="utf-8", errors="backslashreplace")
+    signal.signal(signal.SIGTERM, _terminate)
     sys.exit(run(arguments))
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """A batch system's SIGTERM goes the way of Ctrl-C, which leaves nothing behind."""
+    raise KeyboardInterrupt
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -59,7 +67,7 @@ def run(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
-        if str(error) == "Query interrupted":  # what DuckDB makes of Ctrl-C
+        if interrupted(error):
             return _interrupted()
         mended = _mendable(error)
         if mended is None:
@@ -80,6 +88,13 @@ def _failed(error: CuratorError) -> int:
 def _mendable(error: Exception) -> CuratorError | None:
     """The environment's failures that reach us as exceptions of many libraries."""
     text = str(error)
+    if type(error).__name__ == "OutOfMemoryException" and "temp_directory" in text:
+        import tempfile
+
+        return DiskFull(
+            f"the disk of temporary files, {tempfile.gettempdir()}, is full; everything finished before is kept",
+            "free some space there, or set TMPDIR to a folder with more, and run the same command again",
+        )
     if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in text or "os error 28" in text:
         return DiskFull(
             "the disk is full; everything that was finished before is kept",

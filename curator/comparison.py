@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     import duckdb
 
 COUNTS = ("added", "removed", "relabeled", "copies_changed", "same")
-# Two manifests of 100M rows take several GB in a join. What is above this goes to temporary files; DuckDB itself,
-# the readers' buffers and Python come on top.
-MEMORY = "1GB"
 
 
 class Difference(NamedTuple):
@@ -70,7 +67,6 @@ def diff(store: Store, before: str, after: str) -> Difference:
     }
     con = store.connect()
     try:
-        con.execute(f"set memory_limit = '{MEMORY}'")
         # Only counts leave the join, so the order of its rows is worth no memory.
         con.execute("set preserve_insertion_order = false")
         for view, files in paths.items():

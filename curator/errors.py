@@ -52,6 +52,11 @@ class AnswerIsNo(CuratorError):
     exit_code = 1
 
 
+def interrupted(error: BaseException) -> bool:
+    """Whether an exception is what DuckDB makes of Ctrl-C."""
+    return str(error) == "Query interrupted" or "KeyboardInterrupt" in str(error)
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """The close match to a mistyped name as a half sentence, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1)

@@ -48,8 +48,16 @@ def explain(store: Store, name: str, image_id: int) -> Explanation:
     row = _row(store, found, image_id)
     with closing(store.connect(found.lineage["tables"])) as con:
         selection.prepare(con)
-        query = queries.compose(selection.eligible(con, parameters), queries.text("explanation"))
-        judged = queries.rows(con, query, **parameters.bound, image_id=image_id)
+        # The policy may take long, so it is asked twice and no more: for the image, and for the others of its class.
+        steps = selection.eligible(con, parameters)
+        values = parameters.bound | {"image_id": image_id}
+        query = queries.compose(steps, "select label, score from eligible where image_id = $image_id")
+        mine = queries.rows(con, query, **values)
+        place = mine[0] if mine else {"label": None, "score": None}
+        judged = queries.rows(con, queries.compose(steps, queries.text("explanation")), **values)
+        if mine and judged:
+            query = queries.compose(steps, queries.text("rank_in_class"))
+            place |= queries.rows(con, query, **values, **place)[0]
         names = {c["label"]: c["class_name"] for c in queries.rows(con, "select * from classes")}
     if not judged:
         if not store.rows("select 1 from images where image_id = $id", id=image_id):
@@ -59,7 +67,7 @@ def explain(store: Store, name: str, image_id: int) -> Explanation:
             )
         reason = f"it was added to the store after the version of the images table that '{name}' was built from"
         return Explanation(image_id, bool(row), reason, {})
-    facts = judged[0]
+    facts = judged[0] | {"rank": None, "of_class": None, "is_eligible": bool(mine)} | place
     for label in ("teacher_label", "new_label", "label"):
         facts[label.replace("label", "class")] = names.get(facts.pop(label))
     cut = next((c for c in found.classes if c["class_name"] == facts["class"]), None)
@@ -102,9 +110,11 @@ def _reason(facts: dict[str, Any], parameters: Parameters, is_in: bool) -> str:
         return "an image of the holdout has the same bytes"
     if not facts["is_eligible"]:
         return f"the policy {parameters.policy} does not let it through; its confidence is {facts['confidence']:.6g}"
-    return (
+    said = (
         f"it is number {facts['rank']} of the {facts['of_class']} images that the policy {parameters.policy} lets into "
-        f"the class {facts['class']}, and the first {facts['kept_of_class']} are kept; the least confident of them "
-        f"has {facts['cut_off']:.6g}, this one {facts['confidence']:.6g}"
-        + (" (of equals the lower image_id comes first)" if facts["confidence"] == facts["cut_off"] else "")
+        f"the class {facts['class']}, and the first {facts['kept_of_class']} are kept"
     )
+    if facts["score"] != facts["confidence"]:  # the policy ranks by something else
+        return said
+    ties = " (of equals the lower image_id comes first)" if facts["confidence"] == facts["cut_off"] else ""
+    return f"{said}; the least confident of them has {facts['cut_off']:.6g}, this one {facts['confidence']:.6g}{ties}"

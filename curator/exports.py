@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from curator import checks, digests, manifests, progress, queries, samples
+from curator import digests, manifests, progress, queries, samples
 from curator.errors import InputError, printable, some, suggestion
 
 if TYPE_CHECKING:
@@ -187,11 +187,7 @@ def _open(con: duckdb.DuckDBPyConnection, manifest: Manifest) -> list[Path]:
     Raises:
         InputError: Files are missing or damaged, or an image of the manifest is in the holdout by now.
     """
-    try:
-        parts = manifests.files(manifest)
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(manifest, error) from None
-    con.execute(f"set memory_limit = '{checks.MEMORY}'")
+    parts = manifests.files(manifest)
     con.read_parquet([str(part) for part in parts]).create_view("rows")
     steps = {"holdout_twins": queries.text("holdout_twins")}
     leaks = con.sql(queries.compose(steps, queries.text("checks/holdout_leak"))).limit(samples.SHOWN).fetchall()

@@ -16,12 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import cv2
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import simplejpeg
 
 from curator import account, manifests, plots, progress, queries
 from curator.decode import UnreadableImage, decode
-from curator.errors import InputError
 from curator.images import read_bytes
 
 if TYPE_CHECKING:
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
 
 PICTURES = 24  # of each kind
 PICTURE_SIDE = 96
-MEMORY = "1GB"  # for DuckDB, see comparison.py
 
 
 class Picture(NamedTuple):
@@ -96,7 +93,6 @@ def gather(store: Store, name: str) -> Figures:
     lineage = manifest.lineage
     classes = sorted(account.classes(manifest), key=lambda c: (-c["candidates"], c["label"]))
     with closing(store.connect(lineage["tables"])) as con:
-        con.execute(f"set memory_limit = '{MEMORY}'")
         con.execute("set preserve_insertion_order = false")  # each query says its order
         _open(con, manifest)
         generation = lineage["parameters"]["generation"]
@@ -137,14 +133,7 @@ def gather(store: Store, name: str) -> Figures:
 
 def _open(con: duckdb.DuckDBPyConnection, manifest: Manifest) -> None:
     """Makes the rows of the manifest the relation `kept`."""
-    try:
-        files = manifests.files(manifest)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(
-            f"the files of the manifest '{manifest.name}' cannot be read ({str(error).splitlines()[0]})",
-            f"curator check {manifest.name}, to see what is wrong with it",
-        ) from None
-    con.read_parquet([str(file) for file in files]).create_view("kept")
+    con.read_parquet([str(file) for file in manifests.files(manifest)]).create_view("kept")
 
 
 def _confidence(

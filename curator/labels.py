@@ -116,7 +116,7 @@ class PartWriter:
 _PROBS = "top_probs.list.element"
 
 
-def counts(parts: Sequence[Path], generation: int, histogram: Histogram) -> bool:
+def add_counts(parts: Sequence[Path], generation: int, histogram: Histogram) -> bool:
     """Adds the counts of a generation's confidences that stand in the footers of its parts.
 
     Args:

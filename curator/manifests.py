@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from curator import checks, digests, policies, progress, queries, selection
 from curator.errors import AnswerIsNo, InputError, some, suggestion
 from curator.lock import alone
-from curator.parameters import Parameters
+from curator.parameters import DEFAULTS, Parameters
 from curator.schema import MANIFEST_ROW, MANIFESTS
 from curator.store import Store, check_name, paths_of
 
@@ -112,7 +112,6 @@ def build(
         if published is not None and not dry_run:
             _check_options(published, parameters)
         progress.say(f"selecting from generation {parameters.generation}")
-        con.execute(f"set memory_limit = '{checks.MEMORY}'")
         selection.prepare(con)
         parts = [Path(path) for path in paths_of(store.delta("labels", versions["labels"]))]
         sql = selection.select(con, parameters, Path(kept), parts)
@@ -122,7 +121,7 @@ def build(
         manifest = Manifest(name, path, parameters.generation, rows, unique, None, lineage)
         if strict and (manifest.short_classes or manifest.empty_classes):
             raise AnswerIsNo(
-                f"{len(manifest.short_classes)} classes have fewer candidates than {parameters.per_class} "
+                f"{len(manifest.short_classes)} classes have fewer images to choose from than {parameters.per_class} "
                 f"({some(manifest.short_classes) or 'none'}) and {len(manifest.empty_classes)} have none "
                 f"({some(manifest.empty_classes) or 'none'}); nothing was written",
                 "lower --per-class or --min-confidence, or leave --strict out",
@@ -172,7 +171,6 @@ def check(store: Store, name: str | None = None) -> list[checks.Verdict]:
     asked = [find(store, each) for each in (_names(store) if name is None else [name])]
     con = store.connect()
     try:
-        con.execute(f"set memory_limit = '{checks.MEMORY}'")
         return [
             checks.examine(con, m.name, m.path, m.unique_images, str(m.sha256), m.lineage["parameters"]) for m in asked
         ]
@@ -186,12 +184,16 @@ def files(manifest: Manifest) -> list[Path]:
     Raises:
         InputError: Files are missing, or hold another number of rows than were published.
     """
+    mend = f"curator check {manifest.name}, to see what is wrong with it"
     found = sorted(manifest.path.glob("part-*.parquet"))
-    rows = sum(pq.read_metadata(file).num_rows for file in found)
+    try:
+        rows = sum(pq.read_metadata(file).num_rows for file in found)
+    except (pa.ArrowException, OSError) as error:
+        what = f"the files of the manifest '{manifest.name}' cannot be read ({str(error).splitlines()[0]})"
+        raise InputError(what, mend) from None
     if rows != manifest.unique_images:
         raise InputError(
-            f"the files in '{manifest.path}' hold {rows} of the {manifest.unique_images} rows of the manifest",
-            f"curator check {manifest.name}, to see what is wrong with it",
+            f"the files in '{manifest.path}' hold {rows} of the {manifest.unique_images} rows of the manifest", mend
         )
     return found
 
@@ -223,7 +225,7 @@ def _check_options(there: Manifest, parameters: Parameters) -> None:
         InputError: It was not.
     """
     # An option that is younger than the manifest had its default.
-    had = {field.name: field.default for field in dataclasses.fields(Parameters)} | there.lineage["parameters"]
+    had = DEFAULTS | there.lineage["parameters"]
     differ = [f"{name} {had[name]} -> {value}" for name, value in parameters.values.items() if had[name] != value]
     if differ:
         raise _taken(there.name, f"the options differ: {', '.join(differ)}")

@@ -78,6 +78,7 @@ class Parameters:
                     self.max_copies is not None and not 1 <= self.max_copies < 2**31,
                     f"--max-copies {self.max_copies} is not in 1 to {2**31 - 1}",
                 ),
+                (not -(2**63) <= self.seed < 2**63, f"--seed {self.seed} does not fit into 64 bits"),
                 (self.where is not None and not self.where.strip(), "--where is empty"),
             )
             if bad
@@ -102,5 +103,7 @@ class Parameters:
     @property
     def changed(self) -> dict[str, Any]:
         """The parameters that are not at their defaults, so that an option added later changes no older hash."""
-        defaults = {field.name: field.default for field in dataclasses.fields(self)} | {"settings": {}}
-        return {name: value for name, value in self.values.items() if value != defaults[name]}
+        return {name: value for name, value in self.values.items() if value != DEFAULTS[name]}
+
+
+DEFAULTS = {field.name: field.default for field in dataclasses.fields(Parameters)} | {"settings": {}}

@@ -23,8 +23,11 @@ from curator.errors import InputError, some, suggestion
 READS = ("candidates", "allowed", "pool", "holdout", "decisions", "classes", "images", "labels", "reviews", "models")
 # What every policy may use as $NAME besides its own parameters.
 GIVEN = ("generation", "per_class", "min_confidence", "seed")
-# What the steps behind a policy use as $NAME: a parameter of such a name would change them.
-_TAKEN = ("fill", "max_copies", "targets", "hard_from")
+# What other steps, the checks among them, use as $NAME: a parameter of such a name would change them.
+_TAKEN = (
+    *("fill", "max_copies", "targets", "hard_from", "policy", "policy_sql", "settings", "temperature", "where"),
+    *("image_id", "label", "score", "classes"),
+)
 COLUMNS = ("image_id", "label", "confidence", "score")
 _PARAMETER = re.compile(r"^-- Parameter: \$(\w+) = ('[^']*'|\S+)", re.MULTILINE)
 

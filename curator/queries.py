@@ -53,14 +53,14 @@ def bind(con: duckdb.DuckDBPyConnection, query: str, values: Mapping[str, Any]) 
     return {name: value for name, value in values.items() if name in wanted}
 
 
-def rows(con: duckdb.DuckDBPyConnection, query: str, **values: Any) -> list[dict[str, Any]]:
+def rows(con: duckdb.DuckDBPyConnection, query: str, /, **values: Any) -> list[dict[str, Any]]:
     """The answer of a query as dictionaries, for answers of a few thousand rows."""
     answer: pa.Table = con.sql(query, params=bind(con, query, values)).to_arrow_table()
     found: list[dict[str, Any]] = answer.to_pylist()
     return found
 
 
-def batches(con: duckdb.DuckDBPyConnection, query: str, size: int, **values: Any) -> Iterator[pa.Table]:
+def batches(con: duckdb.DuckDBPyConnection, query: str, size: int, /, **values: Any) -> Iterator[pa.Table]:
     """The answer of a query in tables of exactly `size` rows (the last may be shorter), in the query's order.
 
     DuckDB's own batches depend on how its threads ran; what is written or hashed must not.

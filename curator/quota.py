@@ -2,28 +2,31 @@
 
     rows --Histogram--> how many rows of each class lie in each bin of the score --place--> the bin of the K-th row
     the rows again --keep--> in a better bin: written at once
-                             in this bin: set aside, sorted when the stream ends, cut at K
+                             in this bin: set aside in a file, sorted when the stream ends, cut at K
 
 sql/quota.sql and sql/copies.sql define the same rows, and a test holds the two against each other. Where they sort the
-whole pool, the memory here depends on the number of classes, and on the rows of one bin of each class, of which never
-more than the quota are kept.
+whole pool, here only the rows of one bin of each class are sorted, by DuckDB within its limit, and the memory depends
+on the number of classes alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curator import queries
 from curator.histogram import Floats, Histogram, Integers, Ints
 
-# Rows that may wait for the end of the stream before those that are settled are let go.
-_ASIDE = 4_000_000
+if TYPE_CHECKING:
+    import duckdb
+
+_BATCH = 100_000
 
 
 class Rule(NamedTuple):
@@ -86,93 +89,97 @@ def place(histogram: Histogram, rule: Rule) -> Cut:
     )
 
 
-def keep(rows: Iterable[Rows], histogram: Histogram, rule: Rule, file: Path) -> None:
+def keep(
+    con: duckdb.DuckDBPyConnection, rows: Iterable[Rows], histogram: Histogram, rule: Rule, folder: Path
+) -> Path | None:
     """Writes the rows within the quota to a Parquet file: image_id, label, score, copies and what was carried along.
 
     Args:
+        con: A connection that sorts what was set aside.
         rows: The same rows that the histogram has counted.
         histogram: Their counts.
         rule: The quota.
-        file: The file to write, in no order; it is not written if no row is within the quota.
+        folder: Where to write.
+
+    Returns:
+        The file, its rows in no order; None if no row is within the quota.
     """
     cut = place(histogram, rule)
-    # Positions in these are looked up once for each row of the stream, so they are kept small.
+    # Looked up once for each row of the stream, so they are kept small.
     edge, extra_bin = cut.edge.astype(np.int32), cut.extra_bin.astype(np.int32)
-    aside: list[Rows] = []
-    held, limit = 0, _ASIDE
-    with _Writer(file, cut, rule) as writer:
+    kept, waiting = _Writer(folder / "selected.parquet"), _Writer(folder / "waiting.parquet")
+    copies = _Copies(cut, rule)
+    with kept, waiting:
         for part in rows:
             near = part.take(np.flatnonzero(part.score >= cut.lowest.take(part.label)))
             bins = histogram.bin(near.score)
             edges, extras = edge.take(near.label), extra_bin.take(near.label)
             waits = (bins == edges) | (bins == extras)
             sure = np.flatnonzero((bins < edges) & ~waits)
-            writer.write(near.take(sure), bins[sure] < extras[sure])
-            aside.append(near.take(np.flatnonzero(waits)))
-            held += len(aside[-1].label)
-            if held > limit:
-                aside = [_settle(aside, histogram, cut, writer, last=False)]
-                held = len(aside[0].label)
-                limit = max(_ASIDE, 2 * held)
-        if aside:
-            _settle(aside, histogram, cut, writer, last=True)
-        if writer.rows != cut.kept.sum():
-            raise RuntimeError(f"{writer.rows} rows are within the quota, and {cut.kept.sum()} were counted")
+            kept.write(near.take(sure), copies=copies.of(near.label[sure], bins[sure] < extras[sure]))
+            later = np.flatnonzero(waits)
+            waiting.write(near.take(later), bin=bins[later])
+        waiting.close()
+        if waiting.rows:
+            con.read_parquet(str(waiting.file)).create_view("waiting", replace=True)
+            for batch in con.sql(queries.text("waiting_rows")).to_arrow_reader(_BATCH):
+                columns = {
+                    name: column.to_numpy() for name, column in zip(batch.schema.names, batch.columns, strict=True)
+                }
+                bins, places = columns.pop("bin"), columns.pop("place")
+                held = Rows(columns.pop("image_id"), columns.pop("label"), columns.pop("score"), columns)
+                before = np.where(bins == edge[held.label], cut.before_edge[held.label], cut.before_extra[held.label])
+                rank = before + places
+                inside = np.flatnonzero(rank <= cut.kept[held.label])
+                more = (rank <= cut.extra[held.label])[inside]
+                kept.write(held.take(inside), copies=copies.of(held.label[inside], more))
+    if kept.rows != cut.kept.sum():
+        raise RuntimeError(f"{kept.rows} rows are within the quota, and {cut.kept.sum()} were counted")
+    return kept.file if kept.rows else None
 
 
-def _settle(aside: list[Rows], histogram: Histogram, cut: Cut, writer: _Writer, last: bool) -> Rows:
-    """Writes those rows whose copies are certain, drops those that are certainly out, and returns the others.
+class _Copies:
+    """The copies of kept rows."""
 
-    While rows are still to come, the rank of one that was set aside can only grow.
-    """
-    rows = Rows(
-        np.concatenate([part.image_id for part in aside]),
-        np.concatenate([part.label for part in aside]),
-        np.concatenate([part.score for part in aside]),
-        {name: np.concatenate([part.carried[name] for part in aside]) for name in aside[0].carried},
-    )
-    rows = rows.take(np.lexsort((rows.image_id, -rows.score, rows.label)))
-    label, bins = rows.label, histogram.bin(rows.score)
-    first = np.flatnonzero(np.r_[True, (label[1:] != label[:-1]) | (bins[1:] != bins[:-1])][: len(label)])
-    place = np.arange(len(label)) - np.repeat(first, np.diff(np.r_[first, len(label)]))
-    at_edge = bins == cut.edge[label]
-    rank = np.where(at_edge, cut.before_edge[label], cut.before_extra[label]) + place + 1
-    kept, more = rank <= cut.kept[label], rank <= cut.extra[label]
-    settled = last | ~kept | (~at_edge & ~more)
-    sure = np.flatnonzero(settled & kept)
-    writer.write(rows.take(sure), more[sure])
-    return rows.take(np.flatnonzero(~settled))
+    def __init__(self, cut: Cut, rule: Rule) -> None:
+        most = rule.per_class if rule.max_copies is None else rule.max_copies
+        self._usual = np.minimum(cut.copies, most).astype(np.int32)
+        self._more = np.minimum(cut.copies + 1, most).astype(np.int32)
+
+    def of(self, label: Integers, more: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+        """Copies [N] of rows of the labels [N]; `more` [N] says which have one more than others of their class."""
+        return np.where(more, self._more.take(label), self._usual.take(label))
 
 
 class _Writer:
-    """Writes rows with their copies."""
+    """Writes rows to a file that begins with the first of them."""
 
-    def __init__(self, file: Path, cut: Cut, rule: Rule) -> None:
-        most = rule.per_class if rule.max_copies is None else rule.max_copies
-        self._copies = np.minimum(cut.copies, most).astype(np.int32)
-        self._more = np.minimum(cut.copies + 1, most).astype(np.int32)
-        self._file = file
-        self._writer: pq.ParquetWriter | None = None
+    def __init__(self, file: Path) -> None:
+        self.file = file
         self.rows = 0
+        self._writer: pq.ParquetWriter | None = None
 
     def __enter__(self) -> _Writer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        self.close()
 
-    def write(self, rows: Rows, more: npt.NDArray[np.bool_]) -> None:
-        """Adds rows [N]; `more` [N] says which have one copy more than others of their class."""
+    def write(self, rows: Rows, **columns: npt.NDArray[Any]) -> None:
+        """Adds rows with further columns."""
         if not len(rows.label):
             return
-        columns = {"image_id": rows.image_id, "label": rows.label.astype(np.int32), "score": rows.score}
-        copies = np.where(more, self._more.take(rows.label), self._copies.take(rows.label))
-        table = pa.table(columns | {"copies": copies} | rows.carried)
+        own = {"image_id": rows.image_id, "label": rows.label.astype(np.int32), "score": rows.score}
+        table = pa.table(own | columns | rows.carried)
         if self._writer is None:
             # Read once and deleted: packing it would take longer than reading it saves.
-            self._writer = pq.ParquetWriter(
-                self._file, table.schema, compression="none", use_dictionary=False, write_statistics=False
-            )
+            options = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+            self._writer = pq.ParquetWriter(self.file, table.schema, **options)
         self._writer.write_table(table)
         self.rows += table.num_rows
+
+    def close(self) -> None:
+        """Makes the file whole."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 import curator
 from curator import labels, policies, queries, quota, usersql
-from curator.errors import InputError, some
+from curator.errors import InputError, interrupted, some
 from curator.histogram import Histogram
 from curator.parameters import Parameters
 from curator.schema import IMAGES, LABELS
@@ -140,23 +140,23 @@ def select(con: duckdb.DuckDBPyConnection, parameters: Parameters, folder: Path,
             query, values = "select * from policy_rows", {}
         histogram = Histogram(classes, *limits)
         whole = bool(parts) and plain and not disputed and parameters.where is None
-        if not (whole and labels.counts(parts, parameters.generation, histogram)):
+        if not (whole and labels.add_counts(parts, parameters.generation, histogram)):
             histogram = Histogram(classes, *limits)
             for batch in _stream(con, f"select label, score from ({query})", values):
                 histogram.add(batch["label"], batch["score"])
         rule = quota.Rule(parameters.per_class, parameters.fill, parameters.max_copies)
-        kept = folder / "selected.parquet"
-        quota.keep((_rows(batch) for batch in _stream(con, query, values)), histogram, rule, kept)
+        kept = quota.keep(con, (_rows(batch) for batch in _stream(con, query, values)), histogram, rule, folder)
     except _query_errors() as error:
         raise _unsound(parameters, error) from None
-    eligible = histogram.counted
-    counts = eligible
+    candidates = through = histogram.counted
     if not plain:
         query = queries.compose(steps(parameters), "select label, count(*)::BIGINT as n from candidates group by label")
-        counts = np.zeros(classes, np.int64)
+        candidates = np.zeros(classes, np.int64)
         for row in queries.rows(con, query, **parameters.bound):
-            counts[row["label"]] = row["n"]
-    con.register("counted", pa.table({"label": np.arange(classes), "candidates": counts, "eligible": eligible}))
+            candidates[row["label"]] = row["n"]
+    counted = pa.table({"label": np.arange(classes), "candidates": candidates, "eligible": through})
+    con.register("given_counts", counted)
+    con.execute("create temp table counted as from given_counts")
     _view(con, kept)
     return statement(parameters, weighted)
 
@@ -172,9 +172,9 @@ def _rows(columns: dict[str, Any]) -> quota.Rows:
     return quota.Rows(columns["image_id"], columns["label"], columns["score"], carried)
 
 
-def _view(con: duckdb.DuckDBPyConnection, file: Path) -> None:
+def _view(con: duckdb.DuckDBPyConnection, file: Path | None) -> None:
     """Makes the file of the kept rows the relation `selected`; columns that it lacks are the same in each row."""
-    if not file.exists():
+    if file is None:
         nothing = {"image_id": pa.int64(), "label": pa.int32(), "score": pa.float32(), "copies": pa.int32()}
         con.register("kept_rows", pa.schema(nothing.items()).empty_table())
     else:
@@ -253,7 +253,7 @@ def _check_rows(con: duckdb.DuckDBPyConnection, parameters: Parameters, classes:
         for what, number in (
             ("have a null", bounds["nulls"]),
             ("have a score above 1e30 in size, or a score or weight that is not finite", bounds["not_finite"]),
-            ("have a weight below 0", bounds["negative"]),
+            ("have a weight below 0 or above 1e6", bounds["off"]),
             (f"have a label outside 0 to {classes - 1}", bounds["outside"]),
         )
         if number
@@ -271,8 +271,10 @@ def _check_rows(con: duckdb.DuckDBPyConnection, parameters: Parameters, classes:
     return bounds["low"] or 0.0, bounds["high"] or 0.0
 
 
-def _unsound(parameters: Parameters, error: Exception, policy: bool = False) -> Exception:
+def _unsound(parameters: Parameters, error: Exception, policy: bool = False) -> BaseException:
     """What to tell of a query that holds a user's SQL and failed; other errors are passed on as they are."""
+    if interrupted(error):
+        return KeyboardInterrupt()
     told = str(error).splitlines()[0]
     if parameters.policy_sql is not None and parameters.where is not None and not policy:
         return InputError(

@@ -4,7 +4,7 @@
     top_classes [N, K], top_probs [N, K], tail --expand--> targets [N, C] float32
 
 Confidence, margin and entropy come from the full distribution in float32. Only then is it cut to the K most probable
-classes and rounded, see `round_probabilities`; the rounding adds about 3e-6 nats of KL divergence at 1000 classes.
+classes and rounded, see `round_probabilities`; the rounding adds 3e-6 to 4e-6 nats of KL divergence at 1000 classes.
 """
 
 from __future__ import annotations

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 KEPT_CLASSES = 20
+# Of DuckDB, which puts what is above it into temporary files; readers' buffers and Python itself come on top.
+MEMORY = "1GB"
 MOST_CLASSES = 2**15
 _SETTINGS = "store.json"
 # What deltalake 1.6 cannot have in the path of a table: it stops with a Rust panic, or looks elsewhere.
@@ -206,7 +208,8 @@ class Store:
         """
         import duckdb
 
-        con = duckdb.connect(config={"temp_directory": str(Path(tempfile.gettempdir()) / f"curator-{os.getuid()}")})
+        spill = Path(tempfile.gettempdir()) / f"curator-{os.getuid()}"
+        con = duckdb.connect(config={"temp_directory": str(spill), "memory_limit": MEMORY})
         con.execute("set timezone = 'UTC'")
         for name, table in TABLES.items():
             paths = paths_of(self.delta(name, (versions or {}).get(name)))

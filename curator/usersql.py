@@ -17,6 +17,8 @@ from curator.errors import InputError, some, suggestion
 WHERE_MEND = "give one boolean expression, e.g. --where \"width >= 64 and uri like 'pool/%'\""
 # What reads the clock: DuckDB calls these consistent, and the ones below are written without parentheses.
 _CLOCKS = {"age", "current_localtime", "current_localtimestamp"}
+# Which of several rows these take is the engine's choice; min_by and max_by say it.
+_ANY = {"any_value", "arbitrary", "first", "last"}
 _UNSTABLE = (
     "select function_name from duckdb_functions() where stability in ('VOLATILE', 'CONSISTENT_WITHIN_QUERY')"
     " or macro_definition like '%current_timestamp%'"
@@ -97,7 +99,7 @@ def _check_reading(
     """Makes sure that a syntax tree only reads, only what a manifest records, and the same each time."""
     nodes = list(_nodes(tree))
     called = {str(node["function_name"]).lower() for node in nodes if "function_name" in node}
-    unstable = called & (_CLOCKS | {name for (name,) in con.execute(_UNSTABLE).fetchall()})
+    unstable = called & (_CLOCKS | _ANY | {name for (name,) in con.execute(_UNSTABLE).fetchall()})
     unstable |= _columns(nodes) & _CLOCK_WORDS
     if any(node.get("sample") for node in nodes):
         unstable |= {"a sample"}

@@ -7,6 +7,6 @@ select
     count(*) filter (image_id is null or label is null or confidence is null or score is null or weight is null) as nulls,
     -- differences of scores must not overflow; NaN is above every number
     count(*) filter (abs(score) > 1e30 or not isfinite(weight)) as not_finite,
-    count(*) filter (weight < 0) as negative,
+    count(*) filter (weight not between 0 and 1e6) as off,
     count(*) filter (label not between 0 and $classes - 1) as outside
 from policy_rows;

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,8 +19,10 @@ import typer
 from conftest import Answer
 from test_images import picture, tree
 
+from curator import cli
 from curator.cli import run
 from curator.commands import app
+from curator.errors import DiskFull
 from curator.images import add_images
 from curator.store import Store
 
@@ -337,3 +340,15 @@ def test_files_that_may_not_be_read(tmp_path: Path, pool: Path) -> None:
     assert (running.returncode, out) == (2, "")
     assert "a file may not be read or written" in err
     (pool / "deep").chmod(0o700)
+
+
+def test_a_full_disk_of_temporary_files() -> None:
+    told = cli._mendable(
+        duckdb.OutOfMemoryException(
+            "Out of Memory Error: failed to offload data block of size 256.0 KiB (17.8 MiB/18.0 MiB used). "
+            "This limit was set by the 'max_temp_directory_size' setting."
+        )
+    )
+    assert isinstance(told, DiskFull)
+    assert "TMPDIR" in told.mend
+    assert cli._mendable(duckdb.OutOfMemoryException("Out of Memory Error: could not allocate block")) is None

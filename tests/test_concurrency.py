@@ -1,7 +1,9 @@
 """Several processes at once, and processes that are killed: nobody ever sees half of anything."""
 
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -208,6 +210,32 @@ def test_a_killed_build_leaves_nothing_visible(large: Store) -> None:
     found = manifests.find(large, "k")
     assert found.sha256 == want.sha256
     assert files_of(found.path) == files_of(want.path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_build_leaves_nothing_behind(large: Store, tmp_path: Path, number: signal.Signals) -> None:
+    """Ctrl-C, and the SIGTERM of a batch system, at moments from the start of the command to its end."""
+    (tmp_path / "temporary").mkdir()
+    command = [PROGRAM, "build-manifest", "stopped", "--per-class", "60000", "--store", large.path, "--quiet"]
+    codes = []
+    for tenths in (4, 8, 12, 16):
+        run = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"TMPDIR": str(tmp_path / "temporary")},
+        )
+        time.sleep(tenths / 10)
+        run.send_signal(number)
+        told = run.communicate()[1]
+        codes.append(run.returncode)
+        assert "Traceback" not in told
+        assert list((tmp_path / "temporary").glob("curator-selection-*")) == []
+        assert [path.name for path in (large.path / "manifests").glob(".*stopped*")] == []
+    # In the first tenths of a second Python itself may be stopped, before the command has begun.
+    assert set(codes) <= {0, 130, -number}
+    assert 130 in codes
 
 
 def test_a_build_that_died_before_its_commit_is_built_over(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,7 +67,7 @@ def test_parts_carry_the_counts_of_their_generation(store: Store, tmp_path: Path
     import_labels(store, str(tmp_path / "probs.parquet"), 1, "second")
     for generation in (0, 1):
         found = Histogram(3, above=0.3)
-        assert labels.counts(parts_of(store), generation, found)
+        assert labels.add_counts(parts_of(store), generation, found)
         assert found.counted.tolist() == [5, 3, 1]  # i, with 0.40 for dog, and h, with 0.34 for cat, are among them
 
 
@@ -82,7 +82,7 @@ def test_a_selection_reads_the_counts_and_gives_the_same_rows(
         with pytest.raises(TypeError):  # another threshold, and so a count of its own
             manifests.build(store, "c", {"per_class": 2, "min_confidence": 0.31})
     with monkeypatch.context() as patch:
-        patch.setattr(labels, "counts", lambda *_: False)
+        patch.setattr(labels, "add_counts", lambda *_: False)
         counted = curator(*command, "b")
     assert read.json["sha256"] == counted.json["sha256"]
 
@@ -93,7 +93,7 @@ def test_a_part_without_counts_is_counted(store: Store) -> None:
     (part,) = parts_of(store)
     rows = pq.read_table(part).replace_schema_metadata(None)
     pq.write_table(rows, part)
-    assert not labels.counts([part], 0, Histogram(3))
+    assert not labels.add_counts([part], 0, Histogram(3))
     assert manifests.build(store, "b", {"per_class": 2}).sha256 == built.sha256
 
 

@@ -286,7 +286,9 @@ def test_strict_exits_1_and_writes_nothing(
 
 def test_strict_passes_where_no_class_falls_short(store: Store) -> None:
     assert manifests.build(store, "m", {"per_class": 1}, strict=True).unique_images == 3
-    with pytest.raises(AnswerIsNo, match=r"1 classes have fewer candidates than 2 \(owl\) and 0 have none \(none\)"):
+    with pytest.raises(
+        AnswerIsNo, match=r"1 classes have fewer images to choose from than 2 \(owl\) and 0 have none \(none\)"
+    ):
         manifests.build(store, "m2", {"per_class": 2}, strict=True)
 
 
@@ -358,3 +360,24 @@ def test_what_cannot_be_built(
     assert answer.code == 2
     assert message in answer.err
     assert files_of(store.path) == before
+
+
+@pytest.mark.parametrize("bytes_left", [0, 100])
+def test_damaged_files_are_told_and_not_traced(store: Store, curator: Callable[..., Answer], bytes_left: int) -> None:
+    for name in ("a", "b"):
+        manifests.build(store, name, {"per_class": 3})
+    part = store.path / "manifests" / "b" / "part-00000.parquet"
+    part.write_bytes(part.read_bytes()[:bytes_left])
+    for command in (("diff", "a", "b", "--exit-code"), ("show", "b", "--image-id", "1")):
+        answer = curator(*command, "--store", store.path)
+        assert answer.code == 2
+        assert "the files of the manifest 'b' cannot be read" in answer.err
+        assert "curator check b" in answer.err
+
+
+def test_numbers_that_are_too_large(store: Store, curator: Callable[..., Answer]) -> None:
+    manifests.build(store, "a", {"per_class": 3})
+    for command in (("build-manifest", "--per-class", 3, "--seed", 10**40), ("show", "a", "--image-id", 10**40)):
+        answer = curator(*command, "--store", store.path)
+        assert answer.code == 2
+        assert "Traceback" not in answer.err

@@ -1,7 +1,10 @@
 """The quota out of a stream, against sql/quota.sql and sql/copies.sql, which define it."""
 
 import itertools
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +39,16 @@ def defined(rows: quota.Rows, above: float, rule: quota.Rule) -> list[Row]:
 
 
 def streamed(
-    rows: quota.Rows, above: float, rule: quota.Rule, cuts: list[int], classes: int, low: float, high: float, file: Path
+    rows: quota.Rows,
+    above: float,
+    rule: quota.Rule,
+    cuts: list[int],
+    classes: int,
+    low: float,
+    high: float,
+    folder: Path,
 ) -> list[Row]:
     """The rows as the module gives them, out of a stream cut at the places."""
-    file.unlink(missing_ok=True)
     bounds = [0, *sorted(cuts), len(rows.label)]
 
     def parts() -> Iterator[quota.Rows]:
@@ -50,8 +59,9 @@ def streamed(
     for part in parts():
         histogram.add(part.label, part.score)
     assert histogram.counted.tolist() == np.bincount(rows.label[rows.score > above], minlength=classes).tolist()
-    quota.keep(parts(), histogram, rule, file)
-    if not file.exists():
+    with closing(duckdb.connect()) as con:
+        file = quota.keep(con, parts(), histogram, rule, folder)
+    if file is None:
         return []
     table = pq.read_table(file)
     return sorted(
@@ -91,15 +101,11 @@ def streams(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@given(stream=streams(), aside=st.sampled_from([0, 1, 5, 4_000_000]))
+@given(stream=streams())
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_it_keeps_what_the_sql_keeps(
-    stream: dict[str, Any], aside: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ties, scores of any size, a stream cut anywhere, and so little room that rows are settled before its end."""
-    monkeypatch.setattr(quota, "_ASIDE", aside)
-    wanted = defined(stream["rows"], stream["above"], stream["rule"])
-    assert streamed(**stream, file=tmp_path / "kept.parquet") == wanted
+def test_it_keeps_what_the_sql_keeps(stream: dict[str, Any], tmp_path: Path) -> None:
+    """Ties, scores of any size, a stream cut anywhere."""
+    assert streamed(**stream, folder=tmp_path) == defined(stream["rows"], stream["above"], stream["rule"])
 
 
 def many(rows: int, classes: int, decimals: int | None) -> quota.Rows:
@@ -113,27 +119,48 @@ def many(rows: int, classes: int, decimals: int | None) -> quota.Rows:
 
 
 @pytest.mark.parametrize("decimals", [None, 3, 1, 0])
-def test_many_rows(decimals: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_rows(decimals: int | None, tmp_path: Path) -> None:
     """From scores that all differ to scores that are all 1, where the ids alone decide."""
-    monkeypatch.setattr(quota, "_ASIDE", 3000)
     rows, rule = many(200_000, 40, decimals), quota.Rule(1500)
     wanted = defined(rows, 0.3, rule)
     cuts = list(range(0, 200_000, 9000))
-    assert streamed(rows, 0.3, rule, cuts, 40, 0.0, 1.0, tmp_path / "kept.parquet") == wanted
+    assert streamed(rows, 0.3, rule, cuts, 40, 0.0, 1.0, tmp_path) == wanted
     assert len(wanted) > 20_000
 
 
-def test_few_rows_wait_for_the_end_of_the_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is set aside is what takes memory: the rows of one bin of each class, not the classes."""
-    settle, held = quota._settle, []
-    monkeypatch.setattr(
-        quota,
-        "_settle",
-        lambda aside, *rest, **last: (
-            held.append(sum(len(part.label) for part in aside)) or settle(aside, *rest, **last)
-        ),
-    )
-    rows = many(300_000, 20, None)
-    streamed(rows, 0.3, quota.Rule(2000), [150_000], 20, 0.0, 1.0, tmp_path / "kept.parquet")
-    assert len(held) == 1
-    assert held[0] < 20 * 2000 * 0.1
+def test_few_rows_wait_for_the_end_of_the_stream(tmp_path: Path) -> None:
+    """What is sorted is the rows of one bin of each class, not the classes."""
+    streamed(many(300_000, 20, None), 0.3, quota.Rule(2000), [150_000], 20, 0.0, 1.0, tmp_path)
+    assert 0 < pq.read_metadata(tmp_path / "waiting.parquet").num_rows < 20 * 2000 * 0.1
+
+
+TIES = """
+import resource, sys, tempfile
+import duckdb, numpy as np
+from pathlib import Path
+from curator import quota
+from curator.histogram import Histogram
+
+def parts():
+    for start in range(0, int(sys.argv[1]), 100_000):
+        ids = (np.arange(start, start + 100_000) * np.int64(-7046029254386353131)) & np.int64(2**63 - 1)
+        yield quota.Rows(ids, np.arange(100_000) % 1000, np.ones(100_000, np.float32), {})
+
+histogram = Histogram(1000)
+for part in parts():
+    histogram.add(part.label, part.score)
+with tempfile.TemporaryDirectory() as folder:
+    con = duckdb.connect(config={"memory_limit": "200MB", "temp_directory": folder})
+    quota.keep(con, parts(), histogram, quota.Rule(int(sys.argv[1]) // 2000), Path(folder))
+    con.close()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def test_ties_take_no_memory() -> None:
+    """A teacher that is quite sure of everything: half of each class is kept, and the ids alone decide."""
+    peaks = [
+        int(subprocess.run([sys.executable, "-c", TIES, str(rows)], capture_output=True, check=True, text=True).stdout)
+        for rows in (100_000, 6_000_000)
+    ]
+    assert peaks[1] - peaks[0] < 330, peaks

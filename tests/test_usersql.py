@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import Answer
+from conftest import PROBS, Answer
 
 from curator import manifests, policies
 from curator.errors import InputError
@@ -138,6 +138,9 @@ WRONG = {
     where("confidence > ?"): "uses the unknown parameter",
     f"-- Parameter: $seed = 1\n{ROWS}": "states $seed, which is given by an option",
     f"-- Parameter: $fill = 'none'\n{ROWS}": "states $fill, which is given by an option",
+    f"-- Parameter: $policy = 'top'\n{ROWS}": "states $policy, which is given by an option",
+    f"-- Parameter: $image_id = 1\n{ROWS}": "states $image_id, which is given by an option",
+    f"select *, 1e7::FLOAT as weight from ({ROWS})": "9 rows have a weight below 0 or above 1e6",
     # columns
     "select image_id, label from candidates": "does not return confidence, score; it returns image_id, label",
     "select 1": "does not return image_id",
@@ -275,3 +278,11 @@ def test_a_where_writes_nothing_and_reads_no_file(
         assert answer.code == 2, text
         assert message in answer.err, answer.err
         assert contents(store.path.parent) == before, text
+
+
+@pytest.mark.parametrize("name", ["size", "query", "con"])
+def test_a_parameter_may_have_any_other_name(store: Store, tmp_path: Path, name: str) -> None:
+    (tmp_path / "own.sql").write_text(f"-- Parameter: ${name} = 0.5\n{ROWS} where confidence > ${name}", "utf-8")
+    built = manifests.build(store, "m", {"per_class": 9, "fill": "none", "policy": str(tmp_path / "own.sql")})
+    assert built.unique_images == sum(max(p) > 0.5 for p in PROBS.values())
+    assert manifests.check(store, "m")[0].ok

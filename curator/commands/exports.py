@@ -21,7 +21,9 @@ def export(
     shard_rows: Annotated[
         int | None, typer.Option(help="Most samples of a file of webdataset or huggingface.", show_default="10000")
     ] = None,
-    shard_bytes: Annotated[int | None, typer.Option(help="Most bytes of such a file.", show_default="1e9")] = None,
+    shard_bytes: Annotated[
+        int | None, typer.Option(help="Most bytes of such a file.", show_default="1000000000")
+    ] = None,
     repeat_copies: Annotated[
         bool, typer.Option("--repeat-copies", help="Write each copy as a sample (webdataset, huggingface).")
     ] = False,

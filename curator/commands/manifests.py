@@ -82,7 +82,9 @@ def list_manifests(store: StoreOption = DEFAULT_STORE, json: JsonOption = False,
 @app.command()
 def show(
     name: Annotated[str, typer.Argument(help="Name of the manifest.")],
-    image_id: Annotated[int | None, typer.Option(help="Say of one image why it is in or out.", min=0)] = None,
+    image_id: Annotated[
+        int | None, typer.Option(help="Say of one image why it is in or out.", min=0, max=2**63 - 1)
+    ] = None,
     store: StoreOption = DEFAULT_STORE,
     json: JsonOption = False,
     quiet: QuietOption = False,

@@ -13,7 +13,14 @@ with
 first as (
     select
         *, row_number() over (partition by label order by confidence desc, image_id) as rank
-    from candidates
+    -- not the whole lists, which the windows would carry along
+    from (
+        select
+            image_id, label, confidence,
+            top_classes[2] as second_class, top_probs[2] as second_p,
+            top_classes[3] as third_class, top_probs[3] as third_p
+        from candidates
+    )
 ),
 room as (
     select c.label, $per_class - coalesce(f.images, 0) as room
@@ -25,10 +32,10 @@ second as (
     select s.image_id, s.confidence, s.label, s.p
     from (
         select
-            image_id, confidence, top_classes[2] as label, top_probs[2] as p,
-            row_number() over (partition by top_classes[2] order by top_probs[2] desc, image_id) as rank
+            image_id, confidence, second_class as label, second_p as p,
+            row_number() over (partition by second_class order by second_p desc, image_id) as rank
         from spare
-        where top_probs[2] >= $floor::FLOAT
+        where second_p >= $floor::FLOAT
     ) as s
     join room as r on r.label = s.label and s.rank <= r.room
 ),
@@ -41,10 +48,10 @@ third as (
     select s.image_id, s.confidence, s.label, s.p
     from (
         select
-            image_id, confidence, top_classes[3] as label, top_probs[3] as p,
-            row_number() over (partition by top_classes[3] order by top_probs[3] desc, image_id) as rank
+            image_id, confidence, third_class as label, third_p as p,
+            row_number() over (partition by third_class order by third_p desc, image_id) as rank
         from spare
-        where top_probs[3] >= $floor::FLOAT and image_id not in (select image_id from second)
+        where third_p >= $floor::FLOAT and image_id not in (select image_id from second)
     ) as s
     join room_after as r on r.label = s.label and s.rank <= r.room
 )
