@@ -36,7 +36,7 @@ from curator.schema import CLASSES, TABLES
 if TYPE_CHECKING:
     import duckdb
 
-FORMAT = 1
+FORMAT = 2
 KEPT_CLASSES = 20
 # Of DuckDB, which puts what is above it into temporary files; readers' buffers and Python itself come on top.
 MEMORY = "1GB"
@@ -88,7 +88,7 @@ class Store:
             raise StoreError(f"there is no store at '{path}'", mend) from None
         except (ValueError, TypeError, KeyError) as error:
             why = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else str(error)
-            mend = 'restore it; its form is {"format": 1, "root": "..", "kept_classes": 20}'
+            mend = f'restore it; its form is {{"format": {FORMAT}, "root": "..", "kept_classes": 20}}'
             raise StoreError(f"{self.path / _SETTINGS} is damaged ({why})", mend) from None
 
     @classmethod

@@ -181,7 +181,8 @@ def test_summarize_top_of_all_classes_is_summarize(classes: int, kept: int, seed
     for name, a, b in zip(want._fields, got, want, strict=True):
         if name == "margin" and classes == 1:
             continue
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6, err_msg=name)
+        # What is left over comes from two sums, and may be rounded to neighbouring steps.
+        np.testing.assert_allclose(a, b, rtol=2**-5 if name == "tail" else 1e-5, atol=1e-6, err_msg=name)
 
 
 def test_summarize_top_cuts_to_the_kept_classes() -> None:

@@ -180,9 +180,9 @@ def test_missing_and_damaged_stores_say_the_mend(tmp_path: Path, curator: Run) -
     for text, said in (
         ("{", "is damaged"),
         ("[]", "is damaged"),
-        ('{"format": 1}', "'root' is missing"),
+        ('{"format": 2}', "'root' is missing"),
         (json.dumps(good | {"root": 5}), "is damaged"),
-        (json.dumps(good | {"format": 2, "shards": 9}), "has format 2; this version of curator reads format 1"),
+        (json.dumps(good | {"format": 1, "shards": 9}), "has format 1; this version of curator reads format 2"),
     ):
         (path / "store.json").write_text(text)
         done = curator("manifests", "--store", path)
