@@ -48,7 +48,6 @@ bench-manifest: setup ## soft labels in, manifest out, at 1M images x 1000 class
 	$(BIN)/python benchmarks/manifest.py --write
 
 bench-selection: setup ## selection and whole manifests, 1M to 300M rows, against other tools (15 GB, half an hour)
-	@$(BIN)/python -m pip -qq --disable-pip-version-check install -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/selection/run.py --write
 
 bench-storage: setup ## soft labels on disk: bytes, rates, KL, real and synthetic (2 GB of disk, ten minutes, two packages)

@@ -11,6 +11,7 @@ from types import ModuleType
 from urllib.parse import unquote
 
 import numpy as np
+import polars
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -108,7 +109,6 @@ def test_parquet(store: Store, tmp_path: Path) -> None:
     assert found.schema.equals(pq.read_schema(part))
     lineage = json.loads(pq.read_metadata(tmp_path / "m.parquet").metadata[manifests.FOOTER_KEY])
     assert lineage == manifests.find(store, "m").lineage
-    polars = pytest.importorskip("polars")
     assert polars.read_parquet(tmp_path / "m.parquet").to_dicts() == rows_of(store)
 
 
