@@ -79,7 +79,7 @@ def build(
     Args:
         store: The store.
         name: Its name, or None for g<generation>-<per_class>.
-        options: Fields of `selection.Parameters`; without a generation, the newest.
+        options: Fields of `parameters.Parameters`; without a generation, the newest.
         as_of: Name of a manifest whose recorded table versions are to be read instead of the newest, and whose
             parameters stand where `options` says nothing.
         strict: Whether a short or empty class is a reason to write nothing.
@@ -342,12 +342,3 @@ def _open(file: Path) -> pq.ParquetWriter:
         ],
         column_encoding={"top_probs.list.element": "BYTE_STREAM_SPLIT", "confidence": "BYTE_STREAM_SPLIT"},
     )
-
-
-def read_lineage(path: Path) -> dict[str, Any]:
-    """The lineage in the footer of the first file of a manifest folder."""
-    file = next(iter(sorted(path.glob("part-*.parquet"))), None)
-    if file is None:
-        raise InputError(f"there is no manifest in '{path}'", "build it again under its name with --as-of")
-    lineage: dict[str, Any] = json.loads(pq.read_metadata(file).metadata[FOOTER_KEY])
-    return lineage

@@ -69,6 +69,12 @@ def ids(store: Store) -> dict[str, int]:
     return {row["uri"][5]: row["image_id"] for row in store.rows("select image_id, uri from images")}
 
 
+def read_lineage(folder: Path) -> dict[str, Any]:
+    """The lineage in the footer of a manifest's first file."""
+    lineage: dict[str, Any] = json.loads(pq.read_metadata(folder / "part-00000.parquet").metadata[b"curator.lineage"])
+    return lineage
+
+
 class Answer:
     """What a command printed and returned."""
 

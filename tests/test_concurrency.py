@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import CLASSES
+from conftest import CLASSES, read_lineage
 from test_labels import ROWS, URIS, generation, write
 from test_manifests import files_of
 
@@ -189,7 +189,7 @@ def check_all_published(store: Store) -> None:
     for row in manifests.published(store):
         table = pq.read_table(store.path / row["path"])
         assert table.num_rows == row["unique_images"]
-        assert manifests.read_lineage(store.path / row["path"])
+        assert read_lineage(store.path / row["path"])
 
 
 def test_a_killed_build_leaves_nothing_visible(large: Store) -> None:

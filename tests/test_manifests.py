@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import PROBS, Answer
+from conftest import PROBS, Answer, read_lineage
 
 from curator import manifests
 from curator.errors import AnswerIsNo, InputError
@@ -187,7 +187,7 @@ def test_lineage_is_complete_beside_the_rows_and_inside_them(store: Store, ids: 
     beside = json.loads((built.path / "_lineage.json").read_text("utf-8"))
     assert beside == built.lineage
     assert beside["sha256"] == built.sha256
-    inside = manifests.read_lineage(built.path)
+    inside = read_lineage(built.path)
     assert inside == {key: value for key, value in beside.items() if key != "sha256"}
     assert inside["parameters"] == {
         "generation": 1,

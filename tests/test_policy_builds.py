@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import read_lineage
 
 from curator import manifests, policies, queries, softlabels
 from curator.errors import InputError
@@ -53,7 +54,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def stated(store: Store, built: manifests.Manifest) -> list[tuple[Any, ...]]:
     """What the statement in the lineage gives, with nothing but what is recorded beside it."""
-    lineage = manifests.read_lineage(built.path)
+    lineage = read_lineage(built.path)
     values = lineage["parameters"] | lineage["parameters"]["settings"]
     con = store.connect(lineage["tables"])
     try:
