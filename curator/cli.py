@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 
-from curator.commands import app, exports, images, labels, manifests, models, report, sql  # noqa: F401 - importing registers the commands
+from curator.commands import app, exports, images, labels, manifests, models, packs, report, sql  # noqa: F401 - importing registers the commands
 from curator.errors import CuratorError, DiskFull, interrupted
 
 # typer brings its own copy of click, whose usage errors have no public name.

@@ -106,7 +106,7 @@ def export(
     manifest = manifests.find(store, name)
     place = _place(Path(destination), manifest, form)
     with closing(store.connect()) as con:
-        parts = _open(con, manifest)
+        parts = open_rows(con, manifest)
         if form == "folder":
             _expect_linkable(con, extract)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -181,7 +181,7 @@ def _place(destination: Path, manifest: Manifest, form: str) -> Path:
     return place
 
 
-def _open(con: duckdb.DuckDBPyConnection, manifest: Manifest) -> list[Path]:
+def open_rows(con: duckdb.DuckDBPyConnection, manifest: Manifest) -> list[Path]:
     """Makes the rows of a manifest the relation `rows`, and gives its files.
 
     Raises:

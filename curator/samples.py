@@ -112,12 +112,12 @@ class Samples:
                 decode(data)  # it was never scanned
             elif hashlib.blake2b(data, digest_size=16).hexdigest() != content_hash:
                 raise UnreadableImage("its bytes are not those that were scanned")
-            return Sample(key, _ending(row["uri"], data), data, place[0], row)
+            return Sample(key, ending_of(row["uri"], data), data, place[0], row)
         except UnreadableImage as error:
             return {"image_id": row["image_id"], "uri": row["uri"], "problem": str(error)}
 
 
-def _ending(uri: str, data: bytes) -> str:
+def ending_of(uri: str, data: bytes) -> str:
     """The ending of a picture's name, or what its bytes say where a listing's uri has none."""
     suffix = PurePosixPath(uri).suffix
     if suffix.lower() in SUFFIXES:

@@ -22,7 +22,6 @@ import pyarrow.dataset as ds
 from curator import manifests, queries
 from curator.errors import InputError
 from curator.schema import MANIFEST_ROW, TABLES
-from curator.store import paths_of
 
 if TYPE_CHECKING:
     from curator.store import Store
@@ -46,7 +45,7 @@ def open_sandbox(store: Store, memory_limit: str = MEMORY_LIMIT) -> Iterator[duc
     )
     try:
         for name, table in TABLES.items():
-            files = paths_of(store.delta(name))
+            files = store.files(name)
             try:
                 rows = ds.dataset(files, format="parquet") if files else table.schema.empty_table()
             except (OSError, pa.ArrowException) as error:

@@ -157,7 +157,24 @@ MANIFESTS = Table(
     ),
 )
 
-TABLES = {table.name: table for table in (IMAGES, LABELS, REVIEWS, MODELS, METRICS, CLASSES, MANIFESTS)}
+PACKED = Table(
+    "packed",
+    "one row per image and pack: where a training finds its copy of the picture",
+    (
+        Column("image_id", pa.int64(), "the image"),
+        Column("pack", pa.string(), "name of the pack, from its settings: 256-q90, or original"),
+        Column("shard", pa.string(), "the pack's tar file that holds the bytes, relative to the store"),
+        Column("byte_offset", pa.int64(), "first byte of the picture in the shard"),
+        Column("byte_length", pa.int64(), "size of the picture in bytes"),
+        Column("width", pa.int32(), "pixels of the packed picture, after EXIF orientation"),
+        Column("height", pa.int32(), "pixels of the packed picture, after EXIF orientation"),
+        Column("content_hash", pa.string(), "blake2b-128 of the packed bytes, hex"),
+        Column("source_hash", pa.string(), "blake2b-128 of the original's bytes as they were read, hex"),
+        Column("added_at", _TIME, "when the row was added"),
+    ),
+)
+
+TABLES = {table.name: table for table in (IMAGES, LABELS, REVIEWS, MODELS, METRICS, CLASSES, MANIFESTS, PACKED)}
 
 MANIFEST_ROW = Table(
     "manifest row",

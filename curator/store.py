@@ -4,6 +4,7 @@
     STORE/{images,labels,...}/       one Delta Lake table each, see schema.py
     STORE/manifests/NAME/*.parquet   manifests; their table lies in STORE/manifest_table/
     STORE/models/NAME/               weights and checkpoints; their table lies in STORE/model_table/
+    STORE/packs/NAME/*.tar           copies of pictures for training; their table lies in STORE/packed/
 
 Delta Lake gives atomic commits, many writers and old versions. DuckDB reads the table's own list of files at a
 version; no database file is kept, because an open one locks every writer out.
@@ -46,6 +47,8 @@ _SETTINGS = "store.json"
 _UNFIT = re.compile(r"[][|^\\\x00-\x1f\x7f\ud800-\udfff]|%[0-9A-Fa-f]{2}")
 # Where a table's name is also the name of a folder of artefacts, the table lies beside it.
 _TABLE_FOLDERS = {name: name for name in TABLES} | {"manifests": "manifest_table", "models": "model_table"}
+# Stores made before a table was thought of have none; it is empty until something is written to it.
+_LATER = {"packed"}
 
 Versions = Mapping[str, int]
 
@@ -191,8 +194,14 @@ class Store:
             f"restore {self.path / _TABLE_FOLDERS[table]} from a backup, with all files that its _delta_log names",
         )
 
+    def files(self, table: str, version: int | None = None) -> list[str]:
+        """The Parquet files of a table, sorted; none where the store is older than the table."""
+        if table in _LATER and not (self.path / _TABLE_FOLDERS[table]).exists():
+            return []
+        return paths_of(self.delta(table, version))
+
     def versions(self) -> dict[str, int]:
-        """The newest version of each table, to read them all at one state later.
+        """The newest version of each table that an answer depends on, to read them all at one state later.
 
         The later steps' tables are looked at first, so that what they name is there in the earlier ones, whatever is
         committed in between.
@@ -212,7 +221,7 @@ class Store:
         con = duckdb.connect(config={"temp_directory": str(spill), "memory_limit": MEMORY})
         con.execute("set timezone = 'UTC'")
         for name, table in TABLES.items():
-            paths = paths_of(self.delta(name, (versions or {}).get(name)))
+            paths = self.files(name, (versions or {}).get(name))
             try:
                 if paths:
                     con.read_parquet(paths).create_view(f"stored_{name}")
@@ -234,8 +243,24 @@ class Store:
 
     def append(self, table: str, rows: pa.Table | pa.RecordBatchReader) -> None:
         """Adds rows to a table in one commit, columns in the order of the schema."""
+        if table in _LATER:
+            self._make(table)
         zstd = deltalake.WriterProperties(compression="ZSTD")
         deltalake.write_deltalake(self.delta(table), rows, mode="append", writer_properties=zstd)
+
+    def _make(self, table: str) -> None:
+        """Makes a table that the store is too old to have; beside its place, so that a kill leaves no half table."""
+        place = self.path / _TABLE_FOLDERS[table]
+        if place.exists():
+            return
+        with tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=self.path) as beside:
+            made = Path(beside) / place.name
+            deltalake.DeltaTable.create(str(made), TABLES[table].schema, name=table)
+            try:
+                made.rename(place)
+            except OSError:
+                if not place.exists():  # else another process was faster
+                    raise
 
     def publish(self, table: deltalake.DeltaTable, files: Sequence[Path], claim: str) -> None:
         """Makes finished Parquet files part of a table, all of them in one commit.

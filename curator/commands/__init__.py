@@ -5,6 +5,7 @@ labels.py    import-labels, label, review
 manifests.py build-manifest, manifests, show
 report.py    report
 exports.py   export
+packs.py     pack
 models.py    train, evaluate, demo
 sql.py       sql
 """

@@ -1,0 +1,98 @@
+"""The command that copies the pictures of a training into a few large files."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from curator import render
+from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app
+
+if TYPE_CHECKING:
+    from curator.packs import Packed
+    from curator.store import Store
+
+
+@app.command()
+def pack(
+    manifest: Annotated[
+        str | None,
+        typer.Argument(help="Manifest to pack beside the labeled split; with --verify, name of a pack."),
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Short side in pixels; smaller pictures stay as they are.", show_default="256")
+    ] = None,
+    quality: Annotated[int | None, typer.Option(help="Quality of the JPEG, 1 to 100.", show_default="90")] = None,
+    original: Annotated[bool, typer.Option("--original", help="Copy the bytes as they are.")] = False,
+    shard_rows: Annotated[int | None, typer.Option(help="Most pictures of a file.", show_default="10000")] = None,
+    shard_bytes: Annotated[int | None, typer.Option(help="Most bytes of a file.", show_default="1000000000")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count only; write nothing.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read a whole pack and say what is damaged; write nothing.")
+    ] = False,
+    store: StoreOption = DEFAULT_STORE,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Packs the pictures that a training reads, at its size. Run again, it goes on where it was stopped.
+
+    Example: curator pack g0-130000 --size 256 --quality 90
+    """
+    from curator import exports, packs
+    from curator.errors import InputError
+    from curator.shards import Form
+    from curator.store import Store
+
+    form = Form.of(size, quality, original)
+    if verify:
+        if manifest is not None and (original or (size, quality) != (None, None)):
+            what = "--verify takes a pack by its name or by its settings, and here are both"
+            raise InputError(what, f"curator pack {manifest} --verify")
+        _verify(Store(store), manifest or form.name, json)
+        return
+    done = packs.pack(
+        Store(store), manifest, form, dry_run=dry_run,
+        shard_rows=exports.SHARD_ROWS if shard_rows is None else shard_rows,
+        shard_bytes=exports.SHARD_BYTES if shard_bytes is None else shard_bytes,
+    )  # fmt: skip
+    render.answer(done._asdict(), json, _text(done))
+
+
+def _text(done: Packed) -> str:
+    from curator.errors import printable
+
+    there = f"{done.already_packed} of {done.total} were there already"
+    if done.bytes is None:
+        lines = [f"{done.pack}: {done.images} images to pack, {there}"]
+    else:
+        lines = [f"{done.pack}: {done.images} images packed, {there}"]
+        if done.images:
+            lines.append(f"{done.bytes / 1e6:.1f} MB, where the originals have {done.source_bytes / 1e6:.1f} MB")
+        lines.append(done.path)
+    if done.unreadable:
+        lines.append(f"{done.unreadable} cannot be read and are not in it:")
+        lines += [f"  {printable(problem['uri'])}: {printable(problem['problem'])}" for problem in done.problems]
+        if done.unreadable > len(done.problems):
+            lines.append(f"  and {done.unreadable - len(done.problems)} more")
+    return "\n".join(lines)
+
+
+def _verify(store: Store, name: str, json: bool) -> None:
+    from curator import packs
+    from curator.errors import AnswerIsNo, printable
+
+    done = packs.verify(store, name)
+    lines = [f"{name}: {done.images} images in {done.shards} files, {done.damaged or 'nothing'} damaged"]
+    lines += [
+        f"  {problem['shard']}, {problem['image_id'] or 'the file'}: {printable(problem['problem'])}"
+        for problem in done.problems
+    ]
+    render.answer(done._asdict(), json, "\n".join(lines))
+    if done.damaged:
+        files = " ".join(shlex.quote(str(store.path / shard)) for shard in done.damaged_shards)
+        raise AnswerIsNo(
+            f"damaged files of the pack: {len(done.damaged_shards)} of {done.shards}",
+            f"rm -f {files}; then run the `curator pack` that made it, which packs their images again",
+        )
