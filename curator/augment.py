@@ -1,5 +1,8 @@
 """Random crops, flips, RandAugment and cutout on uint8 pictures, and the crop used for evaluation.
 
+    size of a picture --crop_box--> box, the pixels in it --distort--> out        training; `augment` is both
+    picture --center_crop--> out                                                  evaluation
+
 Every random choice comes in from the caller as `DRAWS` numbers in [0, 1) per picture, so a batch can be
 repeated exactly and no generator is shared between threads. The functions keep no state and release the GIL
 inside OpenCV, torch and Pillow. OpenCV may use its own thread pool on large pictures; a caller that runs many
@@ -23,9 +26,9 @@ all of them); DeVries and Taylor, arXiv:1708.04552, for cutout; timm's evaluatio
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 import cv2
@@ -33,8 +36,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-Pixels = npt.NDArray[Any]  # uint8 [height, width, 3]; OpenCV's stubs do not tell uint8 from float
-Colour = tuple[int, int, int]
+from curator import randaugment
+from curator.randaugment import Colour, Pixels
+
+Draws = Sequence[float] | npt.NDArray[np.float64]
 
 DRAWS = 37
 _TRIES = 10
@@ -42,127 +47,8 @@ _LEFT, _TOP, _FLIP, _OPERATION, _CUTOUT = 20, 21, 22, 23, 35
 _MAX_OPERATIONS = 4
 _APPLY = 0.5
 
-_RAMP = np.arange(256, dtype=np.float32)
-_RAMP3 = np.repeat(np.arange(256, dtype=np.float64)[:, None], 3, axis=1)
-# Pillow's ImageFilter.SMOOTH.
-_SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], dtype=np.float32) / np.float32(13)
-# Pillow cuts a blended value off where OpenCV rounds it. Taking away half a grey level first gives Pillow's
-# result; a little less than half, so that whole numbers stay whole.
-_CUT_OFF = -0.4995
-
-# RandAugment operations. Each takes a picture, timm's level (magnitude / 10 with the drawn sign, which some
-# ignore) and the fill colour, and returns a picture; none changes its input.
-
-Operation = Callable[[Pixels, float, Colour], Pixels]
-
-
-@lru_cache(maxsize=1024)
-def _blend_table(degenerate: int, factor: float) -> Pixels:
-    """Pillow's `Image.blend` of one grey level and every value: uint8 [256], cut off, not rounded."""
-    table: Pixels = np.float32(degenerate) + np.float32(factor) * (_RAMP - np.float32(degenerate))
-    return table.clip(0, 255).astype(np.uint8)
-
-
-@lru_cache(maxsize=64)
-def _table(operation: str, level: float) -> Pixels:
-    """The uint8 [256] table of a point operation that does not look at the picture."""
-    values = np.arange(256)
-    if operation == "posterize":
-        # timm keeps 4 - int(level * 4) bits, which is 0 from magnitude 10 on: a black picture, and an error
-        # in Pillow 13. One bit is kept here.
-        values &= 256 - (1 << 8 - max(1, 4 - int(level * 4)))
-    elif operation == "solarize":
-        values = np.where(values < 256 - min(256, int(level * 256)), values, 255 - values)
-    else:  # solarize_add; the sum stops at white and does not wrap round
-        values = np.where(values < 128, np.minimum(values + min(128, int(level * 110)), 255), values)
-    return values.astype(np.uint8)
-
-
-def _enhancement(level: float) -> float:
-    # 1 is no change; timm keeps the factor at 0.1 or more.
-    return max(0.1, 1.0 + level * 0.9)
-
-
-def _autocontrast(picture: Pixels, level: float, fill: Colour) -> Pixels:
-    rows = picture.reshape(picture.shape[0], -1)  # reducing long rows first is many times faster than (0, 1)
-    low = rows.min(axis=0).reshape(-1, 3).min(axis=0).astype(np.float64)
-    high = rows.max(axis=0).reshape(-1, 3).max(axis=0)
-    spread = high - low
-    scale = np.where(spread > 0, 255.0 / np.maximum(spread, 1.0), 1.0)
-    offset = np.where(spread > 0, -low * scale, 0.0)
-    table = np.clip(_RAMP3 * scale + offset, 0, 255).astype(np.uint8)
-    return cv2.LUT(picture, table[None])
-
-
-def _equalize(picture: Pixels, level: float, fill: Colour) -> Pixels:
-    table = _RAMP3.astype(np.uint8)
-    pixels = picture.shape[0] * picture.shape[1]
-    for channel in range(3):
-        counts = cv2.calcHist([picture], [channel], None, [256], [0, 256]).ravel().astype(np.int64)
-        used = counts.nonzero()[0]
-        step = (pixels - int(counts[used[-1]])) // 255
-        if step:  # 0 when one value has nearly all pixels: Pillow leaves the channel alone
-            below = counts.cumsum() - counts
-            table[:, channel] = np.minimum((step // 2 + below) // step, 255)
-    return cv2.LUT(picture, table[None])
-
-
-def _color(picture: Pixels, level: float, fill: Colour) -> Pixels:
-    factor = _enhancement(level)
-    grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    return cv2.addWeighted(picture, factor, grey, 1.0 - factor, _CUT_OFF)
-
-
-def _contrast(picture: Pixels, level: float, fill: Colour) -> Pixels:
-    mean = int(cv2.mean(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY))[0] + 0.5)
-    return cv2.LUT(picture, _blend_table(mean, _enhancement(level)))
-
-
-def _sharpness(picture: Pixels, level: float, fill: Colour) -> Pixels:
-    factor = _enhancement(level)
-    result = cv2.addWeighted(picture, factor, cv2.filter2D(picture, -1, _SMOOTH), 1.0 - factor, _CUT_OFF)
-    # Pillow's filter leaves the outermost pixels as they are.
-    for edge in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
-        result[edge] = picture[edge]
-    return result
-
-
-def _affine(picture: Pixels, a: float, b: float, c: float, d: float, e: float, f: float, fill: Colour) -> Pixels:
-    """Bilinear warp by the matrix that leads from output to input pixel centres.
-
-    timm picks bilinear or bicubic at random; only bilinear is used here. Where the picture ends, OpenCV
-    blends into the fill colour over one pixel, while Pillow switches to it at once.
-    """
-    size, flags = (picture.shape[1], picture.shape[0]), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(picture, np.array(((a, b, c), (d, e, f))), size, flags=flags, borderValue=fill)
-
-
-def _rotate(picture: Pixels, level: float, fill: Colour) -> Pixels:
-    # Counter-clockwise by level * 30 degrees about the centre of the picture.
-    cos, sin = math.cos(math.radians(level * 30)), math.sin(math.radians(level * 30))
-    x, y = (picture.shape[1] - 1) / 2, (picture.shape[0] - 1) / 2
-    return _affine(picture, cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y, fill)
-
-
-# Pillow counts positions from the corner of the first pixel and OpenCV from its centre, hence level * 0.15.
-_OPERATIONS: dict[str, Operation] = {
-    "autocontrast": _autocontrast,
-    "equalize": _equalize,
-    "invert": lambda image, level, fill: cv2.bitwise_not(image),
-    "rotate": _rotate,
-    "posterize": lambda image, level, fill: cv2.LUT(image, _table("posterize", abs(level))),
-    "solarize": lambda image, level, fill: cv2.LUT(image, _table("solarize", abs(level))),
-    "solarize_add": lambda image, level, fill: cv2.LUT(image, _table("solarize_add", abs(level))),
-    "color": _color,
-    "contrast": _contrast,
-    "brightness": lambda image, level, fill: cv2.LUT(image, _blend_table(0, _enhancement(level))),
-    "sharpness": _sharpness,
-    "shear_x": lambda image, level, fill: _affine(image, 1, level * 0.3, level * 0.15, 0, 1, 0, fill),
-    "shear_y": lambda image, level, fill: _affine(image, 1, 0, 0, level * 0.3, 1, level * 0.15, fill),
-    "translate_x": lambda image, level, fill: _affine(image, 1, 0, level * 0.45 * image.shape[1], 0, 1, 0, fill),
-    "translate_y": lambda image, level, fill: _affine(image, 1, 0, 0, 0, 1, level * 0.45 * image.shape[0], fill),
-}
-OPERATIONS = tuple(_OPERATIONS)
+# Names of the RandAugment operations.
+OPERATIONS = tuple(randaugment.OPERATIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +84,7 @@ class Augmentation:
     fill: Colour = (128, 128, 128)
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.operations if name not in _OPERATIONS]
+        unknown = [name for name in self.operations if name not in OPERATIONS]
         # Written so that NaN fails.
         for field, legal, rule in (
             ("size", self.size >= 1, "at least 1"),
@@ -207,7 +93,7 @@ class Augmentation:
             ("flip", 0 <= self.flip <= 1, "0 to 1"),
             ("randaugment_ops", 0 <= self.randaugment_ops <= _MAX_OPERATIONS, f"0 to {_MAX_OPERATIONS}"),
             ("magnitude", 0 <= self.magnitude <= 30, "0 to 30"),
-            ("operations", self.operations and not unknown, "one or more of " + ", ".join(_OPERATIONS)),
+            ("operations", self.operations and not unknown, "one or more of " + ", ".join(OPERATIONS)),
             ("cutout", 0 <= self.cutout <= 1, "0 to 1"),
             ("fill", len(self.fill) == 3 and all(0 <= v <= 255 for v in self.fill), "three of 0 to 255"),
         ):
@@ -215,16 +101,62 @@ class Augmentation:
                 raise ValueError(f"{field} is {getattr(self, field)!r}, must be {rule}")
 
 
-def augment(image: Pixels, how: Augmentation, draws: npt.NDArray[np.float64], out: Pixels) -> None:
-    """Crops, resizes, flips and distorts one picture at random, in this order.
+def augment(image: Pixels, how: Augmentation, draws: Draws, out: Pixels) -> None:
+    """Crops, resizes, flips and distorts one picture at random, in this order: `crop_box`, then `distort`.
 
     The crop is cut out and then resized, as torchvision does it: pixels beside the crop have no influence.
 
     Args:
         image: uint8 [height, width, 3] RGB, any size from 1 x 1; not changed.
         how: What to do.
-        draws: float64 [DRAWS], each in [0, 1); see the module's table.
-        out: uint8 [how.size, how.size, 3]; receives the result.
+        draws: DRAWS numbers in [0, 1); see the module's table. A list, such as a row of `uniforms.tolist()`, is
+            read faster than an array and gives the same result.
+        out: uint8 [how.size, how.size, 3], C-contiguous; receives the result.
+
+    Raises:
+        ValueError: If `out` has another shape.
+    """
+    left, top, width, height = crop_box(image.shape[1], image.shape[0], how, draws)
+    distort(image[top : top + height, left : left + width], how, draws, out)
+
+
+def crop_box(width: int, height: int, how: Augmentation, draws: Draws) -> tuple[int, int, int, int]:
+    """The random crop of a picture, before a pixel of it is known; torchvision's `RandomResizedCrop.get_params`.
+
+    Args:
+        width: Columns of the picture, at least 1.
+        height: Rows of the picture, at least 1.
+        how: What to do; `scale` and `ratio` are read.
+        draws: As for `augment`; numbers 0 to 21 are read.
+
+    Returns:
+        Left, top, width and height in pixels; inside the picture and at least 1 x 1.
+    """
+    low, high = how.scale
+    log_low, log_high = math.log(how.ratio[0]), math.log(how.ratio[1])
+    for attempt in range(_TRIES):
+        area = width * height * (low + (high - low) * draws[attempt])
+        aspect = math.exp(log_low + (log_high - log_low) * draws[_TRIES + attempt])
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return int(draws[_LEFT] * (width - w + 1)), int(draws[_TOP] * (height - h + 1)), w, h
+    # The largest central box with a permitted ratio; at least one pixel, which rounding does not promise.
+    w, h = width, height
+    if width / height < how.ratio[0]:
+        h = max(1, round(width / how.ratio[0]))
+    elif width / height > how.ratio[1]:
+        w = max(1, round(height * how.ratio[1]))
+    return (width - w) // 2, (height - h) // 2, w, h
+
+
+def distort(crop: Pixels, how: Augmentation, draws: Draws, out: Pixels) -> None:
+    """Resizes a crop to the output, flips it, and applies RandAugment and cutout.
+
+    Args:
+        crop: uint8 [h, w, 3] RGB, the pixels of `crop_box`, may be a view; not changed.
+        how: What to do.
+        draws: The same numbers that `crop_box` was given; those from 22 on are read.
+        out: uint8 [how.size, how.size, 3], C-contiguous; receives the result.
 
     Raises:
         ValueError: If `out` has another shape.
@@ -232,27 +164,29 @@ def augment(image: Pixels, how: Augmentation, draws: npt.NDArray[np.float64], ou
     size = how.size
     if out.shape != (size, size, 3):
         raise ValueError(f"out has shape {out.shape}, must be ({size}, {size}, 3)")
-    u: list[float] = draws.tolist()  # indexing a list is several times cheaper than indexing an array
-    left, top, width, height = _crop_box(image.shape[1], image.shape[0], how, u)
-    picture = resize(image[top : top + height, left : left + width], size, size)
-    if u[_FLIP] < how.flip:
-        picture = cv2.flip(picture, 1)
+    picture = crop if crop.shape == out.shape else resize(crop, size, size)
+    if draws[_FLIP] < how.flip:
+        cv2.flip(picture, 1, dst=out)
+        picture = out
     level = how.magnitude / 10.0
     for at in range(_OPERATION, _OPERATION + 3 * how.randaugment_ops, 3):
-        if u[at + 1] < _APPLY:
-            name = how.operations[int(u[at] * len(how.operations))]
-            picture = _OPERATIONS[name](picture, -level if u[at + 2] >= 0.5 else level, how.fill)
-    np.copyto(out, picture)
+        if draws[at + 1] < _APPLY:
+            name = how.operations[int(draws[at] * len(how.operations))]
+            picture = randaugment.OPERATIONS[name](picture, -level if draws[at + 2] >= 0.5 else level, how.fill)
+    if picture is not out:
+        np.copyto(out, picture)
     if how.cutout:
         side = round(how.cutout * size)
-        x, y = int(u[_CUTOUT] * size) - side // 2, int(u[_CUTOUT + 1] * size) - side // 2
+        x, y = int(draws[_CUTOUT] * size) - side // 2, int(draws[_CUTOUT + 1] * size) - side // 2
         out[max(y, 0) : max(y + side, 0), max(x, 0) : max(x + side, 0)] = how.fill
 
 
 def single_threaded() -> None:
     """Keeps OpenCV and torch from opening threads of their own below the calling thread, which is one of many."""
     cv2.setNumThreads(1)
-    _torch().set_num_threads(1)
+    torch = _torch()
+    if torch is not None:
+        torch.set_num_threads(1)
 
 
 def center_crop(image: Pixels, size: int, crop: float, out: Pixels) -> None:
@@ -295,10 +229,11 @@ def center_crop(image: Pixels, size: int, crop: float, out: Pixels) -> None:
 def resize(image: Pixels, width: int, height: int) -> Pixels:
     """Antialiased bilinear resize, as Pillow's `Image.resize((width, height), BILINEAR)`.
 
-    Measured on one core, in microseconds: 28 x 28 to 32 x 32 takes 4.5 with OpenCV, 20 with torch and 26
-    with Pillow, and OpenCV is 55 dB from Pillow, since enlarging needs no antialiasing. 480 x 400 to 224 x
-    224 takes 240 with torch (76 dB from Pillow) and 1230 with Pillow; OpenCV's linear filter is not
-    antialiased (36 dB). So enlarging goes to OpenCV and the rest to torch, or to Pillow without torch.
+    Measured on one core, in microseconds: 28 x 28 to 32 x 32 takes 4 with OpenCV, 14 with torch and 27 with
+    Pillow, and OpenCV is 54 dB from Pillow, since enlarging needs no antialiasing. 300 x 250 to 224 x 224
+    takes 126 with torch (74 dB) and 663 with Pillow; OpenCV's linear filter (83) is not antialiased (36 dB),
+    and its area filter (570) is another one (43 dB). So enlarging goes to OpenCV and the rest to torch, or to
+    Pillow without torch. No value differs from Pillow's by more than 1 (benchmarks/results/fidelity.md).
 
     Args:
         image: uint8 [h, w, 3], may be a view.
@@ -316,9 +251,11 @@ def resize(image: Pixels, width: int, height: int) -> Pixels:
     image = np.ascontiguousarray(image)
     if not image.flags.writeable:
         image = image.copy()  # torch warns when it wraps memory that it must not write
-    planes = torch.from_numpy(image).permute(2, 0, 1)[None]  # a view, which torch knows as channels last
+    # By these strides torch takes the picture as "channels last" and returns one. Where the batch axis is put in
+    # after the transposition, or has stride 0, it converts both ways, at twice the cost of the resize.
+    planes = torch.from_numpy(image.reshape(1, *image.shape).transpose(0, 3, 1, 2))
     resized = torch.nn.functional.interpolate(planes, size=(height, width), mode="bilinear", antialias=True)
-    result: Pixels = np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
+    result: Pixels = np.ascontiguousarray(resized.numpy()[0].transpose(1, 2, 0))  # a view, and no copy
     return result
 
 
@@ -330,22 +267,3 @@ def _torch() -> Any:
     except ImportError:
         return None
     return torch
-
-
-def _crop_box(width: int, height: int, how: Augmentation, u: list[float]) -> tuple[int, int, int, int]:
-    """Follows torchvision's `RandomResizedCrop.get_params`; returns left, top, width, height."""
-    low, high = how.scale
-    log_low, log_high = math.log(how.ratio[0]), math.log(how.ratio[1])
-    for attempt in range(_TRIES):
-        area = width * height * (low + (high - low) * u[attempt])
-        aspect = math.exp(log_low + (log_high - log_low) * u[_TRIES + attempt])
-        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < w <= width and 0 < h <= height:
-            return int(u[_LEFT] * (width - w + 1)), int(u[_TOP] * (height - h + 1)), w, h
-    # The largest central box with a permitted ratio; at least one pixel, which rounding does not promise.
-    w, h = width, height
-    if width / height < how.ratio[0]:
-        h = max(1, round(width / how.ratio[0]))
-    elif width / height > how.ratio[1]:
-        w = max(1, round(height * how.ratio[1]))
-    return (width - w) // 2, (height - h) // 2, w, h
