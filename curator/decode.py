@@ -9,14 +9,18 @@ prints ("Premature end of JPEG file", "Corrupt JPEG data: ...") are errors. Stri
 files whose damage a viewer would hide, such as stray bytes between restart markers. Other formats go
 through Pillow, which reports missing data but not altered data unless the format has checksums.
 
-No function keeps state between calls, so all may run in threads. simplejpeg, Pillow's codecs, OpenCV and
-hashlib release the GIL while they work.
+`decode_crop` decodes only the part of a JPEG that training asks for, where the C module `_jpeg` was built.
+
+No function keeps state between calls, so all may run in threads. simplejpeg, `_jpeg`, Pillow's codecs, OpenCV
+and hashlib release the GIL while they work.
 """
 
 import hashlib
 import io
 import re
 import warnings
+from collections.abc import Callable
+from types import ModuleType
 from typing import NamedTuple
 
 import cv2
@@ -24,6 +28,15 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+_jpeg: ModuleType | None
+try:
+    from curator import _jpeg  # type: ignore[attr-defined, no-redef, unused-ignore]
+except ImportError:  # no C compiler or no libjpeg headers when curator was installed
+    _jpeg = None
+
+# Left, top, width and height in pixels.
+Box = tuple[int, int, int, int]
 
 # The formats found in image data sets. A closed list keeps out Pillow's readers that start other programs
 # (EPS runs Ghostscript), and text or random bytes are refused without importing every plugin. JPEG 2000 is
@@ -88,17 +101,10 @@ def decode(data: bytes) -> npt.NDArray[np.uint8]:
         raise UnreadableImage("empty file")
     if not data.startswith(b"\xff\xd8\xff"):
         return _decode_with_pillow(data)
-    try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError as error:
-        if not _headers(data)[0]:
-            raise UnreadableImage("truncated JPEG") from error
-        if "subsampling" in str(error):
-            # TurboJPEG knows the usual chroma layouts only; libjpeg under Pillow reads them all.
-            return _decode_with_pillow(data)
-        raise _jpeg_error(error) from error
-    _check_size(int(width), int(height))
-    fast = colours in _FAST_COLOURS
+    header = _jpeg_header(data)
+    if header is None:
+        return _decode_with_pillow(data)
+    fast = header[2] in _FAST_COLOURS
     try:
         # Decoded even where Pillow must do it again: Pillow shows corrupt JPEG data as grey and says nothing.
         pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB" if fast else "CMYK")
@@ -109,6 +115,39 @@ def decode(data: bytes) -> npt.NDArray[np.uint8]:
     if fast and not _headers(data)[1]:
         return pixels
     return _decode_with_pillow(data)
+
+
+def decode_crop(data: bytes, choose: Callable[[int, int], Box]) -> npt.NDArray[np.uint8]:
+    """Decodes the part of a picture that is wanted, to the same pixels as `decode` and cutting it out.
+
+    Of an ordinary JPEG only that part is decoded: a quarter of the time is saved for random crops of 8 % to 100 % of
+    the area. What lies below it is not read, so damage there is not noticed; a file that does not end with the marker
+    of its end, as cut files do not, is decoded completely and strictly.
+
+    Args:
+        data: The bytes of the file.
+        choose: Called once with width and height after orientation; returns the part.
+
+    Returns:
+        uint8 [height, width, 3] RGB, perhaps a view of the whole picture.
+
+    Raises:
+        UnreadableImage: As `decode`.
+    """
+    if _jpeg is not None and data.startswith(b"\xff\xd8\xff") and data.endswith(b"\xff\xd9"):
+        header = _jpeg_header(data)
+        if header is not None and header[2] in _FAST_COLOURS and not _headers(data)[1]:
+            width, height, _ = header
+            box = choose(width, height)
+            pixels = np.empty((box[3], box[2], 3), np.uint8)
+            try:
+                _jpeg.crop(data, *box, pixels)
+            except ValueError as error:
+                raise _jpeg_error(error) from error
+            return pixels
+    whole = decode(data)
+    left, top, width, height = choose(whole.shape[1], whole.shape[0])
+    return whole[top : top + height, left : left + width]
 
 
 def scan(data: bytes) -> Scan:
@@ -140,6 +179,21 @@ def _phash(pixels: npt.NDArray[np.uint8]) -> int:
     low = cv2.dct(small.astype(np.float32))[:8, :8].ravel()
     bits = np.packbits(low > np.median(low[1:]))
     return int.from_bytes(bits.tobytes(), "big", signed=True)
+
+
+def _jpeg_header(data: bytes) -> tuple[int, int, str] | None:
+    """Width, height and colour space of a JPEG; None where only Pillow can tell."""
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError as error:
+        if not _headers(data)[0]:
+            raise UnreadableImage("truncated JPEG") from error
+        if "subsampling" in str(error):
+            # TurboJPEG knows the usual chroma layouts only; libjpeg under Pillow reads them all.
+            return None
+        raise _jpeg_error(error) from error
+    _check_size(int(width), int(height))
+    return int(width), int(height), str(colours)
 
 
 def _headers(data: bytes) -> tuple[bool, bool]:
