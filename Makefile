@@ -13,7 +13,8 @@ INSTALL := install -c constraints.txt -e '.[dev]'
 # Exits 0 where the interpreter is one that pyproject.toml allows.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 
-.PHONY: help setup demo test lint types format bench-manifest bench-selection bench-storage wheel clean
+.PHONY: help setup demo test lint types format bench-fidelity bench-loader bench-manifest bench-packing bench-selection \
+	bench-storage wheel clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -44,8 +45,17 @@ format: setup ## mend what ruff can mend, then format
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
+bench-fidelity: setup ## augmentation against timm on Pillow, in grey levels and dB (two minutes, one package)
+	$(BIN)/python benchmarks/fidelity.py --write
+
+bench-loader: setup ## the loader against others: images/s, CPU, memory (3 GB of disk, twenty minutes, several packages)
+	$(BIN)/python benchmarks/loader/run.py --write
+
 bench-manifest: setup ## soft labels in, manifest out, at 1M images x 1000 classes (5 GB of disk, ten minutes)
 	$(BIN)/python benchmarks/manifest.py --write
+
+bench-packing: setup ## what packing does to pictures and to a network's answers (three minutes, two packages)
+	$(BIN)/python benchmarks/packing.py --write
 
 bench-selection: setup ## selection and whole manifests, 1M to 300M rows, against other tools (15 GB, half an hour)
 	$(BIN)/python benchmarks/selection/run.py --write

@@ -1,142 +1,54 @@
-"""The loader: labeled and pseudo-labeled images of a step in one batch, decoded and augmented by threads.
+"""The loader: images of a manifest, and labeled ones beside them, decoded and augmented by threads into uint8 batches.
 
-    step -> positions of each stream -> rows (keyed shuffle over copies) -> decode -> augment -> one uint8 batch
+    position -> rows of each stream (keyed shuffle over copies) -> read -> decode the crop -> augment -> one batch
 
-Which images a step holds, and how each is augmented, is a function of (seed, rows, step) alone. A run that stops after
-any step goes on with the same batches, whatever the number of threads.
+Which images a batch holds, and how each is augmented, is a function of (rows, seed, position) alone: a run that stops
+after any batch goes on with the same ones, whatever the number of threads, and the ranks of a run share each batch.
 """
 
 from __future__ import annotations
 
+import math
 import os
+import sys
 import time
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 
-from curator import draws, manifests, queries, softlabels
-from curator.augment import DRAWS, OPERATIONS, Augmentation, augment, single_threaded
-from curator.decode import UnreadableImage, decode
+from curator import draws, packs, softlabels
+from curator.augment import DRAWS, OPERATIONS, Augmentation, crop_box, distort, single_threaded
+from curator.decode import Box, UnreadableImage, decode_crop
 from curator.errors import CuratorError, InputError, some
 from curator.images import read_bytes
 from curator.recipes import Recipe
+from curator.rows import Place, Rows
 from curator.store import Store
 
-_PLACE = ("uri", "shard", "byte_offset", "byte_length")
-_SOFT = ("top_classes", "top_probs", "tail")
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Training rows in memory: where each image is, its target, and how often it counts.
-
-    Attributes:
-        name: What the rows are, part of the key of their order.
-        image_id: [N] int64.
-        places: N rows of uri, shard, byte_offset, byte_length.
-        targets: [N, K] class indexes, [N, K] probabilities and [N] tails, see `softlabels.expand`.
-        upto: [N] running total of copies, so that upto[-1] is the length of one pass.
-        weight: [N] what a row weighs in the loss.
-        unscanned: Labeled rows without a content hash, which cannot be compared with the holdout.
-    """
-
-    name: str
-    image_id: npt.NDArray[np.int64]
-    places: pa.Table
-    targets: tuple[npt.NDArray[np.int16], npt.NDArray[np.float32], npt.NDArray[np.float32]]
-    upto: npt.NDArray[np.int64]
-    weight: npt.NDArray[np.float32]
-    unscanned: int = 0
-
-    @classmethod
-    def labeled(cls, store: Store) -> Rows:
-        """The labeled split, one copy each, one-hot targets."""
-        con = store.connect()
-        try:
-            steps = {"holdout_twins": queries.text("holdout_twins")}
-            table = con.sql(queries.compose(steps, queries.text("labeled_rows"))).to_arrow_table()
-        finally:
-            con.close()
-        if not table.num_rows:
-            raise InputError("there are no labeled images to train on", "curator add-images FOLDER --split labeled")
-        n = table.num_rows
-        label = table["label"].to_numpy().astype(np.int16)[:, None]
-        targets = (label, np.ones((n, 1), np.float32), np.zeros(n, np.float32))
-        unscanned = pc.sum(pc.equal(table["status"], "unscanned")).as_py()
-        ids, places = table["image_id"].to_numpy(), table.select(_PLACE)
-        return cls("labeled", ids, places, targets, np.arange(1, n + 1), np.ones(n, np.float32), unscanned)
-
-    @classmethod
-    def manifest(cls, store: Store, name: str) -> Rows:
-        """The rows of a manifest, its soft labels as they stand (temperature is applied when targets are made).
-
-        Raises:
-            InputError: Its files are gone or damaged, or an image of it is in the holdout by now.
-        """
-        found = manifests.find(store, name)
-        try:
-            table = pq.read_table(found.path, columns=["image_id", "copies", "weight", *_PLACE, *_SOFT])
-        except (OSError, pa.ArrowException) as error:
-            raise InputError(
-                f"the files of the manifest '{name}' cannot be read ({str(error).splitlines()[0]})",
-                f"remove {found.path}, and curator build-manifest {name} --as-of {name}",
-            ) from None
-        twins = pa.array([row["image_id"] for row in store.rows(queries.text("holdout_twins"))], pa.int64())
-        leaks = table["uri"].filter(pc.is_in(table["image_id"], twins)).to_pylist()
-        if leaks:
-            raise InputError(
-                f"{len(leaks)} images of the manifest '{name}' have the same bytes as images that were added to the "
-                f"holdout since: {some(leaks)}",
-                "build it again under another name; images of the holdout are left out",
-            )
-        k = pc.max(pc.list_value_length(table["top_classes"])).as_py()
-        classes, probs = np.full((len(table), k), -1, np.int16), np.zeros((len(table), k), np.float32)
-        first = 0
-        for batch in table.select(_SOFT).to_batches():  # the lists of all rows together may pass Arrow's 2^31 items
-            part = slice(first, first := first + len(batch))
-            there = np.arange(k)[None, :] < np.asarray(pc.list_value_length(batch["top_classes"]))[:, None]
-            classes[part][there] = batch["top_classes"].flatten().to_numpy()
-            probs[part][there] = batch["top_probs"].flatten().to_numpy()
-        return cls(
-            f"manifest {found.sha256}",
-            table["image_id"].to_numpy(),
-            table.select(_PLACE),
-            (classes, probs, table["tail"].to_numpy()),
-            np.cumsum(table["copies"].to_numpy(), dtype=np.int64),
-            table["weight"].to_numpy(),
-        )
-
-    def __len__(self) -> int:
-        return len(self.image_id)
-
-    def at(self, positions: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
-        """Row numbers [N] of positions [N] in the endless sequence of passes, each pass shuffled anew."""
-        length = int(self.upto[-1])
-        shuffled = np.empty(len(positions), np.int64)
-        passes = positions // length
-        for number in np.unique(passes):
-            inside = passes == number
-            key = draws.key(seed, "order", self.name, int(number))
-            shuffled[inside] = draws.shuffle(key, positions[inside] % length, length)
-        return np.searchsorted(self.upto, shuffled, side="right")
+CACHE_BYTES = 512 * 2**20
+_STAGES = ("read", "decode", "augment", "collate")
+_LEAST, _MOST = 8, 64  # images of a piece of work, of which batches are made
 
 
 class Batch(NamedTuple):
-    """One step's images; the tensors are overwritten when the next batch is asked for.
+    """One batch. An image that cannot be read is not in it.
 
-    images: uint8 [B, size, size, 3]; targets: float32 [B, C]; weight: float32 [B], 0 where an image could not be read;
-    labeled: how many rows at the front are from the labeled stream; image_ids: int64 [B].
+    Attributes:
+        step: Its number in the run, or in the pass.
+        images: uint8 [B, size, size, 3].
+        targets: float32 [B, C].
+        weight: float32 [B], what each row's loss counts.
+        labeled: How many rows at the front are from the labeled stream.
+        image_ids: int64 [B].
     """
 
     step: int
@@ -149,28 +61,78 @@ class Batch(NamedTuple):
 
 @dataclass
 class Statistics:
-    """Seconds that the threads spent in each stage, and that the consumer waited."""
+    """What the loader's time went to.
+
+    Attributes:
+        read: Seconds that threads spent getting files' bytes; as all of these four, summed over the threads.
+        decode: Making pixels of them.
+        augment: Resizing, flipping and distorting.
+        collate: Choosing rows, reading their records and making targets.
+        wait: Seconds that the consumer waited for a batch.
+        images: Images in the batches so far.
+        failures: image_id to reason, of images that could not be read.
+    """
 
     read: float = 0.0
     decode: float = 0.0
     augment: float = 0.0
+    collate: float = 0.0
     wait: float = 0.0
     images: int = 0
-    failures: dict[int, str] = field(default_factory=dict)  # image_id to reason
+    failures: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The parts of the threads' work, which add up to 1."""
+        work = {stage: getattr(self, stage) for stage in _STAGES}
+        total = sum(work.values()) or 1.0
+        return {stage: seconds / total for stage, seconds in work.items()}
+
+
+class _Piece(NamedTuple):
+    """A part of a batch: positions of one stream, and the slot of the first of them."""
+
+    stream: int
+    first: int
+    last: int
+    slot: int
+
+
+class _Slots(NamedTuple):
+    """A batch in the making; threads fill in different slots."""
+
+    step: int
+    images: npt.NDArray[np.uint8]
+    targets: npt.NDArray[np.float32]
+    weight: npt.NDArray[np.float32]
+    image_ids: npt.NDArray[np.int64]
+    there: npt.NDArray[np.bool_]
+    labeled: int
+    pieces: list[Future[None]]
+
+
+# Step, and the positions of each stream.
+_Spans = tuple[int, list[tuple[int, int]]]
 
 
 class ManifestLoader:
-    """Batches for the steps of a run.
+    """Batches of a run.
+
+    Iterating gives one pass over the last stream, from where the loader stands, the last batch perhaps smaller;
+    `batches` gives the batches of numbered steps. The memory of a batch is used again once nobody holds it.
 
     Args:
         root: Folder that relative uris start from.
-        streams: Rows with the number of rows that each step takes from them; the labeled stream comes first.
+        streams: Rows with the number of rows that each batch takes from them, all ranks together. Passes are counted
+            by the last; labeled rows come first.
         augmentation: Size and noise.
         classes: C.
         seed: Seed of order and augmentation.
-        temperature: Of the soft labels.
-        threads: Threads that decode and augment.
-        cache_bytes: Decoded images are kept in memory up to this many bytes.
+        rank: Which part of each batch this process makes.
+        world: Into how many parts a batch is split.
+        threads: Threads that decode and augment; one a core by default.
+        cache_bytes: Decoded images are kept in memory if all of them fit into that many bytes: each that is no larger
+            than its share of it.
         max_failures: Share of the rows that may be unreadable before the run stops.
     """
 
@@ -182,122 +144,283 @@ class ManifestLoader:
         classes: int,
         *,
         seed: int = 0,
-        temperature: float = 1.0,
+        rank: int = 0,
+        world: int = 1,
         threads: int | None = None,
-        cache_bytes: int = 512 * 2**20,
+        cache_bytes: int = CACHE_BYTES,
         max_failures: float = 0.001,
     ) -> None:
+        if not 0 <= rank < world:
+            raise InputError(f"there is no rank {rank} among {world}", "ranks are 0 to world - 1")
         self.root = root
         self.streams = [(rows, count) for rows, count in streams if count]
+        if not self.streams:
+            raise InputError("batches of no rows", "give a batch size above 0")
         self.augmentation = augmentation
         self.classes = classes
         self.seed = seed
-        self.temperature = temperature
+        self.rank, self.world = rank, world
         self.threads = threads or os.cpu_count() or 1
         self.statistics = Statistics()
-        self._failure_budget = max(1, int(max_failures * sum(len(rows) for rows, _ in self.streams)))
+        rows = sum(len(rows) for rows, _ in self.streams)
+        self._budget = max(1, int(max_failures * rows / world))
+        self._share = cache_bytes // rows
         self._cache: dict[tuple[int, int], npt.NDArray[np.uint8]] = {}
-        self._cache_left = cache_bytes
+        self._position = 0
         self._lock = Lock()
+
+    @classmethod
+    def open(
+        cls,
+        store: Store | str | Path,
+        manifest: str | None,
+        *,
+        size: int,
+        batch_size: int,
+        labeled_batch: int = 0,
+        augmentation: Augmentation | None = None,
+        pack: str | None = "auto",
+        **options: Any,
+    ) -> ManifestLoader:
+        """A loader for a loop of your own.
+
+        Args:
+            store: The store, or its folder.
+            manifest: Name of the manifest; None for the labeled split alone.
+            size: Side of the square images in pixels.
+            batch_size: Rows of the manifest in each batch.
+            labeled_batch: Labeled rows in front of them.
+            augmentation: Noise, of the same size; a random resized crop and a flip by default.
+            pack: The pack to read images from where it has them, None for the originals; "auto" takes the one that
+                `packs.fitting` finds.
+            options: Of the constructor: seed, rank, world, threads, cache_bytes, max_failures.
+
+        Raises:
+            InputError: The manifest or the pack is not there or cannot be used.
+        """
+        store = store if isinstance(store, Store) else Store(store)
+        pack = packs.chosen(store, pack, size)
+        streams = []
+        if manifest is None or labeled_batch:
+            streams.append((Rows.labeled(store, pack), batch_size if manifest is None else labeled_batch))
+        if manifest is not None:
+            streams.append((Rows.manifest(store, manifest, pack), batch_size))
+        return cls(store.root, streams, augmentation or Augmentation(size), len(store.classes()), **options)
 
     @property
     def batch_size(self) -> int:
-        """Images of a step."""
+        """Rows of a batch, all ranks together."""
         return sum(count for _, count in self.streams)
 
-    def batches(self, start: int, stop: int) -> Generator[Batch]:
-        """The batches of steps start to stop - 1, in order.
+    @property
+    def epoch(self) -> int:
+        """Passes that are done."""
+        return self._position // self.streams[-1][0].length
+
+    @property
+    def position(self) -> int:
+        """Rows of the pass that are done, all ranks together."""
+        return self._position % self.streams[-1][0].length
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader stands: behind the batch that was given out last."""
+        rows = self.streams[-1][0].name
+        return {"epoch": self.epoch, "position": self.position, "seed": self.seed, "rows": rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a state; threads, ranks and batch size may be others than when it was written.
+
+        Raises:
+            InputError: It is the state of another order of other rows.
+        """
+        rows = self.streams[-1][0]
+        if (state["rows"], state["seed"]) != (rows.name, self.seed):
+            raise InputError(
+                f"the loader's state is of {state['rows']} with seed {state['seed']}, and this loader has {rows.name} "
+                f"with seed {self.seed}",
+                "load it into a loader of the same manifest and seed",
+            )
+        self._position = int(state["epoch"]) * rows.length + int(state["position"])
+
+    def __len__(self) -> int:
+        """Batches of a whole pass."""
+        rows, count = self.streams[-1]
+        return math.ceil(rows.length / count)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The rest of the pass.
 
         Raises:
             CuratorError: More images than the budget could not be read.
         """
-        ahead = self.threads + 1
-        buffers = deque(self._buffer() for _ in range(ahead + 1))
-        waiting: deque[tuple[Future[Batch], torch.Tensor]] = deque()
+        rows, count = self.streams[-1]
+        begin, end = self.epoch * rows.length, (self.epoch + 1) * rows.length
+        edges = [*range(self._position, end, count), end]
+        work = (((first - begin) // count, self._spans(first, last)) for first, last in pairwise(edges))
+        for batch, position in zip(self._run(work), edges[1:], strict=True):
+            self._position = position
+            yield batch
+
+    def batches(self, start: int, stop: int) -> Generator[Batch]:
+        """The batches of steps start to stop - 1, in order; a step may end one pass and begin the next.
+
+        Raises:
+            CuratorError: More images than the budget could not be read.
+        """
+        count = self.streams[-1][1]
+        yield from self._run((step, self._spans(step * count, (step + 1) * count)) for step in range(start, stop))
+
+    def _spans(self, first: int, last: int) -> list[tuple[int, int]]:
+        """Positions of this rank in each stream, for positions of the last stream."""
+        count = self.streams[-1][1]
+        found = []
+        for _, each in self.streams:
+            begin, end = first * each // count, last * each // count
+            length = end - begin
+            found.append((begin + length * self.rank // self.world, begin + length * (self.rank + 1) // self.world))
+        return found
+
+    def _run(self, work: Iterable[_Spans]) -> Generator[Batch]:
+        """Makes batches ahead of the consumer."""
+        piece = min(_MOST, max(_LEAST, math.ceil(self.batch_size / self.world / self.threads / 2)))
+        ahead = 1 + math.ceil(2 * self.threads * piece * self.world / self.batch_size)
+        buffers: list[npt.NDArray[np.uint8]] = []
+        waiting: deque[_Slots] = deque()
         pool = ThreadPoolExecutor(self.threads, "loader", single_threaded)
         try:
-            for step in range(start, min(start + ahead, stop)):
-                waiting.append(self._submit(pool, step, buffers.popleft()))
-            for step in range(start, stop):
-                future, images = waiting.popleft()
-                began = time.perf_counter()
-                batch = future.result()
-                self.statistics.wait += time.perf_counter() - began
-                self._check_failures()
-                yield batch
-                buffers.append(images)
-                if step + ahead < stop:
-                    waiting.append(self._submit(pool, step + ahead, buffers.popleft()))
+            for step, spans in work:
+                waiting.append(self._submit(pool, step, spans, piece, self._buffer(buffers, ahead)))
+                if len(waiting) > ahead:
+                    yield self._finish(waiting.popleft())
+            while waiting:
+                yield self._finish(waiting.popleft())
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _buffer(self) -> torch.Tensor:
+    def _buffer(self, buffers: list[npt.NDArray[np.uint8]], ahead: int) -> npt.NDArray[np.uint8]:
+        """Memory for the images of a batch: of an earlier one that nobody holds any more, else new."""
+        for number in range(len(buffers)):
+            # Two holders: the list, and the call that counts. A tensor, or any view of one, would be another.
+            if sys.getrefcount(buffers[number]) == 2:
+                return buffers[number]
         size = self.augmentation.size
-        return torch.empty((self.batch_size, size, size, 3), dtype=torch.uint8)
+        most = sum(math.ceil(count / self.world) for _, count in self.streams)
+        buffers.append(np.empty((most, size, size, 3), np.uint8))
+        del buffers[: -(ahead + 3)]  # those that the consumer keeps are his
+        return buffers[-1]
 
-    def _submit(self, pool: ThreadPoolExecutor, step: int, images: torch.Tensor) -> tuple[Future[Batch], torch.Tensor]:
-        return pool.submit(self._make, step, images), images
+    def _submit(
+        self,
+        pool: ThreadPoolExecutor,
+        step: int,
+        spans: list[tuple[int, int]],
+        most: int,
+        images: npt.NDArray[np.uint8],
+    ) -> _Slots:
+        rows = sum(last - first for first, last in spans)
+        labeled = spans[0][1] - spans[0][0] if self.streams[0][0].name == "labeled" else 0
+        slots = _Slots(
+            step,
+            images[:rows],
+            np.empty((rows, self.classes), np.float32),
+            np.empty(rows, np.float32),
+            np.empty(rows, np.int64),
+            np.zeros(rows, np.bool_),
+            labeled,
+            [],
+        )
+        slot = 0
+        for stream, (first, last) in enumerate(spans):
+            for at in range(first, last, most):
+                piece = _Piece(stream, at, min(at + most, last), slot)
+                slots.pieces.append(pool.submit(self._fill, piece, slots))
+                slot += piece.last - piece.first
+        return slots
 
-    def _make(self, step: int, images: torch.Tensor) -> Batch:
-        """One batch, in one thread: images are small against batches, so threads share nothing but the cache."""
-        out = images.numpy()
-        targets = np.empty((self.batch_size, self.classes), np.float32)
-        weight = np.empty(self.batch_size, np.float32)
-        ids = np.empty(self.batch_size, np.int64)
-        place, seconds = 0, 0.0
-        for number, (rows, count) in enumerate(self.streams):
-            positions = np.arange(step * count, (step + 1) * count)
-            chosen = rows.at(positions, self.seed)
-            part = slice(place, place + count)
-            ids[part], weight[part] = rows.image_id[chosen], rows.weight[chosen]
-            classes, probs, tail = rows.targets
-            targets[part] = softlabels.expand(
-                classes[chosen], probs[chosen], tail[chosen], self.classes, self.temperature
-            )
-            uniforms = draws.uniforms(draws.key(self.seed, "augment", rows.name), positions, DRAWS)
-            for i, row in enumerate(chosen.tolist()):
-                pixels = self._pixels(number, rows, row)
-                if pixels is None:
-                    out[place + i], weight[place + i] = 0, 0
-                    continue
-                began = time.perf_counter()
-                augment(pixels, self.augmentation, uniforms[i], out[place + i])
-                seconds += time.perf_counter() - began
-            place += count
-        with self._lock:
-            self.statistics.augment += seconds
-            self.statistics.images += self.batch_size
-        labeled = self.streams[0][1] if self.streams[0][0].name == "labeled" else 0
-        return Batch(step, images, torch.from_numpy(targets), torch.from_numpy(weight), labeled, ids)
-
-    def _pixels(self, number: int, rows: Rows, row: int) -> npt.NDArray[np.uint8] | None:
-        cached = self._cache.get((number, row))
-        if cached is not None:
-            return cached
+    def _finish(self, slots: _Slots) -> Batch:
         began = time.perf_counter()
-        where: dict[str, Any] = {name: rows.places[name][row].as_py() for name in _PLACE}
-        try:
-            data = read_bytes(self.root, **where)
-            read = time.perf_counter()
-            pixels = decode(data)
-        except UnreadableImage as error:
-            with self._lock:
-                self.statistics.failures[int(rows.image_id[row])] = f"{where['uri']}: {error}"
-            return None
+        for piece in slots.pieces:
+            piece.result()
+        self.statistics.wait += time.perf_counter() - began
+        _, images, targets, weight, image_ids, there, labeled, _ = slots
+        self.statistics.images += int(there.sum())
+        if not there.all():
+            self._check_failures()
+            # In place of what is missing come the rows behind it, so that every row of a batch is a picture.
+            left = np.flatnonzero(there)
+            for slot, row in enumerate(left.tolist()):
+                images[slot] = images[row]
+            images, targets, weight, image_ids = images[: len(left)], targets[left], weight[left], image_ids[left]
+            labeled = int(there[:labeled].sum())
+        pixels, soft, weights = torch.from_numpy(images), torch.from_numpy(targets), torch.from_numpy(weight)
+        return Batch(slots.step, pixels, soft, weights, labeled, image_ids)
+
+    def _fill(self, piece: _Piece, slots: _Slots) -> None:
+        """One piece of a batch, in one thread."""
+        began = time.perf_counter()
+        rows, _ = self.streams[piece.stream]
+        positions = np.arange(piece.first, piece.last)
+        chosen = rows.at(positions, self.seed)
+        part = rows.read(chosen)
+        here = slice(piece.slot, piece.slot + len(positions))
+        slots.image_ids[here], slots.weight[here] = part.image_id, part.weight
+        slots.targets[here] = softlabels.expand(part.classes, part.probs, part.tail, self.classes, rows.temperature)
+        uniforms = draws.uniforms(draws.key(self.seed, "augment", rows.name), positions, DRAWS).tolist()
+        spent = Statistics(collate=time.perf_counter() - began)
+        for slot, row, place, image_id, numbers in zip(
+            range(here.start, here.stop),
+            chosen.tolist(),
+            part.places,
+            part.image_id.tolist(),
+            uniforms,
+            strict=True,
+        ):
+            try:
+                crop = self._crop((piece.stream, row), place, numbers, spent)
+            except UnreadableImage as error:
+                inside = f" (in {place.shard})" if place.shard and not place.uri.startswith(place.shard) else ""
+                spent.failures[image_id] = f"{place.uri}: {error}{inside}"
+                continue
+            began = time.perf_counter()
+            distort(crop, self.augmentation, numbers, slots.images[slot])
+            spent.augment += time.perf_counter() - began
+            slots.there[slot] = True
         with self._lock:
-            self.statistics.read += read - began
-            self.statistics.decode += time.perf_counter() - read
-            if pixels.nbytes <= self._cache_left and (number, row) not in self._cache:
-                self._cache[number, row] = pixels
-                self._cache_left -= pixels.nbytes
-        return pixels
+            for stage in _STAGES:
+                setattr(self.statistics, stage, getattr(self.statistics, stage) + getattr(spent, stage))
+            self.statistics.failures |= spent.failures
+
+    def _crop(
+        self, key: tuple[int, int], place: Place, numbers: list[float], spent: Statistics
+    ) -> npt.NDArray[np.uint8]:
+        """The pixels of an image's random crop; an image that is small enough is decoded whole, and kept."""
+        picture = self._cache.get(key)
+        if picture is None:
+            small = False
+
+            def choose(width: int, height: int) -> Box:
+                nonlocal small
+                small = width * height * 3 <= self._share
+                return (0, 0, width, height) if small else crop_box(width, height, self.augmentation, numbers)
+
+            began = time.perf_counter()
+            data = read_bytes(self.root, *place)
+            read = time.perf_counter()
+            picture = decode_crop(data, choose)
+            spent.read += read - began
+            spent.decode += time.perf_counter() - read
+            if not small:
+                return picture
+            self._cache[key] = picture
+        left, top, width, height = crop_box(picture.shape[1], picture.shape[0], self.augmentation, numbers)
+        return picture[top : top + height, left : left + width]
 
     def _check_failures(self) -> None:
         with self._lock:
             failures = dict(self.statistics.failures)
-        if len(failures) > self._failure_budget:
+        if len(failures) > self._budget:
             raise CuratorError(
-                f"{len(failures)} images could not be read, more than the budget of {self._failure_budget}: "
+                f"{len(failures)} images could not be read, more than the budget of {self._budget}: "
                 f"{some(failures.values())}",
                 "restore them, or raise max_failures in the recipe (--set max_failures=0.01)",
             )

@@ -14,21 +14,25 @@ import time
 from contextlib import closing
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import torch
 
-from curator import draws, manifests, network, progress, recipes
+from curator import draws, manifests, network, packs, progress, recipes
 from curator.errors import CuratorError, InputError
 from curator.evaluation import evaluate_network
-from curator.loader import Batch, ManifestLoader, Rows, augmentation
+from curator.loader import Batch, ManifestLoader, augmentation
 from curator.lock import alone
 from curator.losses import joint_loss
 from curator.recipes import Recipe
+from curator.rows import Rows
 from curator.schema import METRICS, MODELS
 from curator.store import Store, check_name
 
 CHECKPOINT_SECONDS = 60.0
 _LOG_STEPS = 50
+_TOLD = 20  # unreadable images that are named while a run goes on
+_UNREADABLE = "unreadable:"  # begins the names in the metrics table under which image_ids stand
 
 
 class Trained(NamedTuple):
@@ -41,6 +45,8 @@ class Trained(NamedTuple):
     images_per_second: float
     loss: float
     input_bound: float  # share of the time spent waiting for the loader
+    loader: dict[str, float]  # what its threads spent their time on, see `loader.Statistics.shares`
+    pack: str | None  # that images were read from
     failed: int
     problems: list[str]
 
@@ -55,6 +61,7 @@ def train(
     resume: bool = False,
     threads: int | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    pack: str | None = "auto",
 ) -> Trained:
     """Trains a model and registers it.
 
@@ -68,6 +75,7 @@ def train(
         resume: Go on from the run's checkpoint, if there is one.
         threads: Threads of the loader.
         checkpoint_seconds: Work that a kill can lose at most, in seconds.
+        pack: The pack to read images from where it has them; None for the originals, "auto" for the one that fits.
 
     Raises:
         InputError: The recipe, manifest or name is not usable.
@@ -76,7 +84,7 @@ def train(
     """
     recipe_name, plan = recipes.load(recipe, changes)
     network.leave_a_core()
-    run = _Run(store, plan, recipe_name, manifest, name, init, threads)
+    run = _Run(store, plan, recipe_name, manifest, name, init, threads, pack)
     with alone(run.folder, f"training '{run.name}'"):
         for unfinished in run.folder.glob("*.unfinished"):  # of a process that was killed while it wrote
             unfinished.unlink()
@@ -104,13 +112,15 @@ class _Run:
         name: str | None,
         init: str | None,
         threads: int | None,
+        pack: str | None,
     ) -> None:
         self.store, self.recipe, self.manifest, self.init, self.threads = store, recipe, manifest, init, threads
         classes = store.classes()
         if not classes:
             raise InputError("the store has no classes yet", "curator add-images FOLDER --split labeled")
-        labeled = Rows.labeled(store)
-        schedule, temperature = recipe.schedule, 1.0
+        self.pack = packs.chosen(store, pack, recipe.network.resolution)
+        self.labeled = labeled = Rows.labeled(store, self.pack)
+        schedule = recipe.schedule
         streams = [(labeled, schedule.labeled_batch)]
         self.generation, self.parents = 0, [init] if init is not None else []
         if init is not None:  # trained on without a manifest, a model stays of its generation
@@ -120,12 +130,14 @@ class _Run:
             if not schedule.pseudo_ratio:
                 raise InputError("the recipe takes no pseudo-labeled images", "--set schedule.pseudo_ratio=1")
             found = manifests.find(store, manifest)
-            temperature = found.lineage["parameters"]["temperature"]
             self.generation = found.generation + 1
             self.parents = [*dict.fromkeys([found.lineage["model"]["model"], *self.parents])]
-            streams.append((Rows.manifest(store, manifest), schedule.labeled_batch * schedule.pseudo_ratio))
+            streams.append((Rows.manifest(store, manifest, self.pack), schedule.labeled_batch * schedule.pseudo_ratio))
         if labeled.unscanned:
             progress.say(f"{labeled.unscanned} labeled images were never scanned, so not checked against the holdout")
+        if self.pack is not None:
+            packed, rows = (sum(of(each) for each, _ in streams) for of in (lambda rows: rows.packed, len))
+            progress.say(f"{packed} of {rows} images are read from the pack {self.pack}")
         self.name = name or f"g{self.generation}-{recipe_name}"
         check_name("model", self.name)
         self.steps = recipe.steps(len(labeled))
@@ -146,7 +158,6 @@ class _Run:
             augmentation(recipe),
             len(classes),
             seed=recipe.seed,
-            temperature=temperature,
             threads=threads,
             max_failures=recipe.max_failures,
         )
@@ -155,6 +166,7 @@ class _Run:
         self.folder = store.path / "models" / self.name
         self.checkpoint = self.folder / "checkpoint.pt"
         self.losses: list[tuple[int, float, float]] = []  # step, loss, learning rate, not yet in the metrics table
+        self.told: set[int] = set()  # unreadable images that are in the metrics table
         self.images, self.seconds = 0, 0.0  # trained on by this process, without checkpoints
         self.last_loss = float("nan")
 
@@ -186,6 +198,10 @@ class _Run:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self._forget_figures(state["step"])
+        query = "select name from metrics where model = $model and starts_with(name, $prefix)"
+        known = self.store.rows(query, model=self.name, prefix=_UNREADABLE)
+        self.told = {int(row["name"].removeprefix(_UNREADABLE)) for row in known}
+        self.loader.statistics.failures |= dict.fromkeys(self.told, "before the run was resumed")
         progress.say(f"going on at step {state['step']} of {self.steps}")
         return int(state["step"])
 
@@ -193,6 +209,7 @@ class _Run:
         """Takes the steps from `start` to the end."""
         self.network.train()
         saved = began = time.perf_counter()
+        told = len(self.loader.statistics.failures)
         with (
             progress.progress(f"training {self.name}", self.steps, "steps") as advance,
             closing(self.loader.batches(start, self.steps)) as batches,
@@ -200,6 +217,10 @@ class _Run:
             advance(start)
             for batch in batches:
                 self._step(batch)
+                failures = self.loader.statistics.failures
+                for image_id in [*failures][told:_TOLD]:
+                    progress.say(f"not readable, left out: image {image_id}, {failures[image_id]}")
+                told = len(failures)
                 done = batch.step + 1
                 now = time.perf_counter()
                 self.images += self.loader.batch_size
@@ -209,10 +230,11 @@ class _Run:
                     self._save(done)
                     saved = time.perf_counter()
         self.seconds += time.perf_counter() - saved
-        for reason in [*self.loader.statistics.failures.values()][:20]:
-            progress.say(f"not readable, left out: {reason}")
 
     def _step(self, batch: Batch) -> None:
+        if not len(batch.images):  # none of it could be read, within the budget
+            self.scheduler.step_update(batch.step + 1)
+            return
         loss_of, schedule = self.recipe.loss, self.recipe.schedule
         # Dropout and stochastic depth draw from torch's generator, which is set anew for each step.
         torch.manual_seed(int(draws.key(self.recipe.seed, "step", batch.step) >> 1))
@@ -244,12 +266,13 @@ class _Run:
 
     def _identity(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one that wrote the checkpoint."""
-        labeled = self.loader.streams[0][0]
-        digest = hashlib.sha256(labeled.image_id.tobytes() + labeled.targets[0].tobytes())
+        labeled = self.labeled.records[np.arange(len(self.labeled))]
+        digest = hashlib.sha256(labeled["image_id"].tobytes() + labeled["classes"].tobytes())
         return {
             "recipe": self.recipe.model_dump_json(),
             "manifest": [rows.name for rows, _ in self.loader.streams],
             "set of labeled images": digest.hexdigest(),
+            "pack": [self.pack, *(rows.packed for rows, _ in self.loader.streams)],
             "--init": self.init,
         }
 
@@ -263,7 +286,7 @@ class _Run:
             "average": None if self.average is None else self.average.state_dict(),
         }
         network.save_state(state, self.checkpoint)
-        self._write_metrics({})
+        self._write_metrics(step, {})
 
     def _forget_figures(self, step: int) -> None:
         """Takes back the figures that a run of this name wrote behind a step: the step is taken again."""
@@ -271,13 +294,17 @@ class _Run:
         if self.store.rows(query, model=self.name, step=step)[0]["n"]:
             self.store.delta("metrics").delete(f"model = '{self.name}' and step > {step}")
 
-    def _write_metrics(self, last: dict[str, float]) -> None:
+    def _write_metrics(self, step: int, last: dict[str, float]) -> None:
+        """Writes the losses so far, the images that could not be read, and the last figures of a run."""
         now = dt.datetime.now(dt.UTC)
         figures: list[tuple[int, str, float]] = [
-            (step, name, x) for step, *xs in self.losses for name, x in zip(("loss", "learning_rate"), xs, strict=True)
+            (at, name, x) for at, *xs in self.losses for name, x in zip(("loss", "learning_rate"), xs, strict=True)
         ]
         figures += [(self.steps, name, value) for name, value in last.items()]
-        rows = [(self.name, step, step / self.epoch_steps, name, value, now) for step, name, value in figures]
+        new = self.loader.statistics.failures.keys() - self.told
+        figures += [(step, f"{_UNREADABLE}{image_id}", 1.0) for image_id in sorted(new)]
+        self.told |= new
+        rows = [(self.name, at, at / self.epoch_steps, name, value, now) for at, name, value in figures]
         if rows:
             self.store.append("metrics", pa.table([*zip(*rows, strict=True)], schema=METRICS.schema))
         self.losses = []
@@ -298,6 +325,8 @@ class _Run:
             "images_per_second": round(self.images / max(self.seconds, 1e-9), 1),
             "input_bound": round(self.loader.statistics.wait / max(self.seconds, 1e-9), 3),
         }
+        shares = {stage: round(share, 3) for stage, share in self.loader.statistics.shares.items()}
+        figures |= {f"loader_{stage}": share for stage, share in shares.items()}
         holdout = self.store.rows("select count(*) as n from images where split = 'holdout' and status <> 'unreadable'")
         if holdout[0]["n"]:
             try:
@@ -313,13 +342,13 @@ class _Run:
             "weights_hash": weights_hash,
             "parents": self.parents,
             "manifest": self.manifest,
-            "metrics": json.dumps(figures | {"loss": self.last_loss, "steps": self.steps}),
+            "metrics": json.dumps(figures | {"loss": self.last_loss, "steps": self.steps, "pack": self.pack}),
             "created_at": dt.datetime.now(dt.UTC),
         }
-        self._write_metrics(figures)
+        self._write_metrics(self.steps, figures)
         self.store.append("models", pa.Table.from_pylist([row], MODELS.schema))
         self.checkpoint.unlink(missing_ok=True)
-        problems = [*self.loader.statistics.failures.values()]
+        problems = [f"image {image_id}, {reason}" for image_id, reason in self.loader.statistics.failures.items()]
         return Trained(
             self.name,
             self.generation,
@@ -328,6 +357,8 @@ class _Run:
             figures["images_per_second"],
             self.last_loss,
             figures["input_bound"],
+            shares,
+            self.pack,
             len(problems),
             problems[:20],
         )

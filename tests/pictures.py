@@ -18,11 +18,14 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import nn
 
 from curator import labeling, manifests
 from curator.images import add_images
+from curator.labels import import_labels
 from curator.store import Store
 from curator.training import Trained, train
 
@@ -155,6 +158,27 @@ def taught(root: Path) -> Store:
     teach(store)
     labeling.label(store, "teacher")
     manifests.build(store, "m", {"per_class": 6, "min_confidence": 0.1})
+    return store
+
+
+def judged(root: Path) -> Store:
+    """A world whose pool is labeled from outside: 9 images for class 0, 3 for class 1, one for class 2.
+
+    It has 15 labeled images and the manifests "m" and "hard", with 12 rows of each class.
+    """
+    store = world(root, labeled=5, pool=5, holdout=1)
+    uris = [row["uri"] for row in store.rows("select uri from images where split = 'unlabeled' order by uri")]
+    probs = []
+    for i in range(13):
+        label = 0 if i < 9 else 1 if i < 12 else 2
+        rest = np.random.default_rng(i).dirichlet(np.ones(3)) * (0.5 - 0.02 * i)
+        rest[label] += 1 - rest.sum()
+        probs.append(rest.astype(np.float32).tolist())
+    column = pa.array(probs, pa.list_(pa.float32()))
+    pq.write_table(pa.table({"uri": uris[:13], "probs": column}), root / "probs.parquet")
+    import_labels(store, str(root / "probs.parquet"), 0, "outside")
+    manifests.build(store, "m", {"per_class": 12, "min_confidence": 0.3})
+    manifests.build(store, "hard", {"per_class": 12, "min_confidence": 0.3, "targets": "hard"})
     return store
 
 

@@ -48,9 +48,14 @@ ORDER = [
     "render",
     "sandbox",
     "draws",
+    "randaugment",
     "augment",
+    "shards",
+    "packs",
     "recipes",
+    "rows",
     "loader",
+    "timm_reader",
     "network",
     "inference",
     "losses",
@@ -64,6 +69,7 @@ ORDER = [
     "commands.manifests",
     "commands.report",
     "commands.exports",
+    "commands.packs",
     "commands.models",
     "commands.sql",
     "cli",
@@ -72,7 +78,8 @@ ORDER = [
 
 # The modules that may import torch and timm when they are loaded. The others, the whole selection path among
 # them, work where torch is not installed: they import these only inside the functions that need them.
-TORCH = {"augment", "loader", "network", "inference", "losses", "training", "labeling", "evaluation", "demo"}
+TORCH = {"augment", "loader", "timm_reader", "network", "inference", "losses", "training", "labeling", "evaluation"}
+TORCH |= {"demo"}
 
 # Folders that are packages only so that the wheel carries their files; they hold no code.
 DATA = {"sql", "models"}

@@ -1,16 +1,18 @@
 """The loader: which images a step holds, with what targets, and what happens when one cannot be read."""
 
+import json
 import shutil
 import tarfile
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pictures import CLASSES, picture, teach, world, write
+from pictures import CLASSES, judged, picture, world, write
 
 from curator import manifests, softlabels
 from curator.augment import Augmentation, augment
@@ -18,7 +20,8 @@ from curator.decode import decode
 from curator.errors import CuratorError, InputError
 from curator.images import add_images
 from curator.labels import import_labels
-from curator.loader import Batch, ManifestLoader, Rows
+from curator.loader import Batch, ManifestLoader
+from curator.rows import Rows
 from curator.store import Store
 
 PLAIN = Augmentation(size=16, scale=(1, 1), ratio=(1, 1), flip=0)
@@ -28,12 +31,7 @@ IMAGES, MANIFEST = 15, "m"
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A world whose pool is labeled from outside: 9 images for class 0, 3 for class 1, one for class 2."""
-    store = world(tmp_path_factory.mktemp("made"), labeled=5, pool=5, holdout=1)
-    write_labels(store)
-    manifests.build(store, MANIFEST, {"per_class": 12, "min_confidence": 0.3})
-    manifests.build(store, "hard", {"per_class": 12, "min_confidence": 0.3, "targets": "hard"})
-    return store
+    return judged(tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture
@@ -41,20 +39,6 @@ def store(made: Store, tmp_path: Path) -> Store:
     """A copy of it that a test may spoil."""
     shutil.copytree(made.root, tmp_path / "copy")
     return Store(tmp_path / "copy" / "store")
-
-
-def write_labels(store: Store) -> dict[str, np.ndarray]:
-    uris = [row["uri"] for row in store.rows("select uri from images where split = 'unlabeled' order by uri")]
-    probs = {}
-    for i, uri in enumerate(uris[:13]):
-        label = 0 if i < 9 else 1 if i < 12 else 2
-        rest = np.random.default_rng(i).dirichlet(np.ones(3)) * (0.5 - 0.02 * i)
-        rest[label] += 1 - rest.sum()
-        probs[uri] = rest.astype(np.float32)
-    column = pa.array([p.tolist() for p in probs.values()], pa.list_(pa.float32()))
-    pq.write_table(pa.table({"uri": list(probs), "probs": column}), store.root / "probs.parquet")
-    import_labels(store, str(store.root / "probs.parquet"), 0, "outside")
-    return probs
 
 
 def loader(
@@ -67,7 +51,7 @@ def loader(
 
 
 def kept(batch: Batch) -> tuple[int, bytes, bytes, bytes, int, bytes]:
-    """A batch's content, which the loader will overwrite."""
+    """A batch's content."""
     arrays = (batch.images.numpy(), batch.targets.numpy(), batch.weight.numpy())
     images, targets, weight = (array.tobytes() for array in arrays)
     return batch.step, images, targets, weight, batch.labeled, batch.image_ids.tobytes()
@@ -76,18 +60,6 @@ def kept(batch: Batch) -> tuple[int, bytes, bytes, bytes, int, bytes]:
 def table(store: Store, name: str = MANIFEST) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = pq.read_table(store.path / "manifests" / name).to_pylist()
     return rows
-
-
-def test_every_row_counts_as_often_as_its_copies_in_one_pass(made: Store) -> None:
-    copies = {row["image_id"]: row["copies"] for row in table(made)}
-    assert sum(copies.values()) == 36  # type: ignore[arg-type]
-    assert sorted(copies.values()) == [1] * 6 + [2] * 3 + [4] * 3 + [12]  # type: ignore[type-var]
-    rows = Rows.manifest(made, MANIFEST)
-    passes = [rows.at(np.arange(36 * i, 36 * (i + 1)), seed=0) for i in range(3)]
-    for chosen in passes:
-        assert Counter(rows.image_id[chosen].tolist()) == copies
-    assert len({tuple(chosen) for chosen in passes}) == 3  # each pass has its own order
-    assert not np.array_equal(passes[0], rows.at(np.arange(36), seed=1))
 
 
 def test_two_passes_of_batches_hold_every_row_exactly(made: Store) -> None:
@@ -115,22 +87,125 @@ def test_batches_are_the_same_bit_for_bit(made: Store, threads: int) -> None:
     assert len({images for _, images, *_ in expected}) == 12
 
 
-def test_a_batch_is_right_while_it_is_held_and_buffers_are_used_again(made: Store) -> None:
-    expected = [kept(batch) for batch in loader(made, threads=1).batches(0, 20)]
-    places = set()
-    for batch in loader(made, threads=2).batches(0, 20):
+def test_a_batch_stays_right_while_it_is_held_and_memory_is_used_again(made: Store) -> None:
+    expected = [kept(batch) for batch in loader(made, threads=1).batches(0, 30)]
+    places, held = set(), []
+    for batch in loader(made, threads=2).batches(0, 30):
         before = kept(batch)
-        # the threads have time to run ahead as far as they may
-        time.sleep(0.01)
+        time.sleep(0.005)  # the threads have time to run ahead as far as they may
         assert before == kept(batch) == expected[batch.step]
         places.add(batch.images.data_ptr())
-    assert 1 < len(places) <= 4
+        if batch.step in (3, 7):  # a view of a part is enough to keep the memory of a batch
+            held.append((batch.step, batch.images[2:4]))
+    assert 1 < len(places) < 10
+    for step, view in held:
+        assert view.numpy().tobytes() == expected[step][1][2 * 768 : 4 * 768]
+    everything = list(loader(made, threads=2).batches(0, 30))
+    assert [kept(batch) for batch in everything] == expected
+
+
+@pytest.mark.parametrize("world", [2, 3, 5, 16])
+def test_the_ranks_share_each_batch(made: Store, world: int) -> None:
+    streams = [(Rows.labeled(made), 4), (Rows.manifest(made, MANIFEST), 8)]
+
+    def part(rank: int, world: int) -> list[Batch]:
+        reader = ManifestLoader(made.root, streams, NOISY, len(CLASSES), threads=2, rank=rank, world=world)
+        return list(reader.batches(0, 7))
+
+    whole = part(0, 1)
+    parts = [part(rank, world) for rank in range(world)]
+    for batch in whole:
+        mine = [part[batch.step] for part in parts]
+        assert sum(part.labeled for part in mine) == batch.labeled
+        for stream in (slice(None, 4), slice(4, None)):
+            for name in ("images", "targets", "weight", "image_ids"):
+                cut = [getattr(p, name)[: p.labeled] if stream.stop else getattr(p, name)[p.labeled :] for p in mine]
+                assert np.array_equal(np.concatenate(cut), getattr(batch, name)[stream])
+
+
+@pytest.mark.parametrize(("batch_size", "labeled_batch"), [(8, 0), (7, 0), (10, 3), (36, 5), (50, 1)])
+def test_a_pass_holds_every_copy_and_labeled_rows_at_their_ratio(
+    made: Store, batch_size: int, labeled_batch: int
+) -> None:
+    copies = {row["image_id"]: row["copies"] for row in table(made)}
+    reader = ManifestLoader.open(
+        made, MANIFEST, size=16, batch_size=batch_size, labeled_batch=labeled_batch, augmentation=NOISY
+    )
+    labeled = 0
+    for epoch in range(3):
+        assert (reader.epoch, reader.position) == (epoch, 0)
+        pseudo: Counter[int] = Counter()
+        batches = 0
+        for batches, batch in enumerate(reader, start=1):
+            assert batch.step == batches - 1
+            labeled += batch.labeled
+            pseudo.update(batch.image_ids[batch.labeled :].tolist())
+        assert pseudo == copies
+        assert batches == len(reader) == -(-36 // batch_size)
+    assert labeled == 3 * 36 * labeled_batch // batch_size
+
+
+def test_stopping_anywhere_changes_nothing(made: Store) -> None:
+    """After any batch, with other numbers of threads and ranks."""
+
+    streams = [(Rows.labeled(made), 2), (Rows.manifest(made, MANIFEST), 7)]
+
+    def begin(**options: int) -> ManifestLoader:
+        return ManifestLoader(made.root, streams, NOISY, len(CLASSES), **options)  # type: ignore[arg-type]
+
+    never = begin(threads=2)
+    expected = [kept(batch)[1:] for _ in range(2) for batch in never]
+    assert len(expected) == 12
+    for stop in range(12):
+        first = begin(threads=1)
+        done = []
+        while len(done) < stop:
+            for batch in first:
+                done.append(kept(batch)[1:])
+                if len(done) == stop:
+                    break
+        state = json.loads(json.dumps(first.state_dict()))
+        parts = []
+        for rank in range(2):
+            second = begin(threads=3, rank=rank, world=2)
+            second.load_state_dict(state)
+            parts.append([batch for _ in range(2 - state["epoch"]) for batch in second])
+        rest = [join(*pair) for pair in zip(*parts, strict=True)]
+        assert done + rest == expected
+
+
+def join(*parts: Batch) -> tuple[object, ...]:
+    """The content of a batch that ranks made in parts, but for its number."""
+    joined = []
+    for name in ("images", "targets", "weight", "image_ids"):
+        front = [np.asarray(getattr(part, name))[: part.labeled] for part in parts]
+        joined.append(np.concatenate(front + [np.asarray(getattr(part, name))[part.labeled :] for part in parts]))
+    images, targets, weight, ids = (array.tobytes() for array in joined)
+    return images, targets, weight, sum(part.labeled for part in parts), ids
+
+
+def test_a_state_belongs_to_its_rows_and_seed(made: Store) -> None:
+    state = ManifestLoader.open(made, MANIFEST, size=16, batch_size=7).state_dict()
+    for other in (
+        ManifestLoader.open(made, "hard", size=16, batch_size=7),
+        ManifestLoader.open(made, MANIFEST, size=16, batch_size=7, seed=1),
+    ):
+        with pytest.raises(InputError, match="same manifest and seed"):
+            other.load_state_dict(state)
+
+
+def test_options_that_make_no_sense(made: Store) -> None:
+    with pytest.raises(InputError, match="there is no rank 2 among 2"):
+        loader(made, rank=2, world=2)
+    with pytest.raises(InputError, match="batches of no rows"):
+        ManifestLoader.open(made, MANIFEST, size=16, batch_size=0)
 
 
 def test_targets_are_the_manifests_soft_labels(made: Store) -> None:
     rows = {row["image_id"]: row for row in table(made)}
     for temperature in (1.0, 0.5, 2.0):
-        for batch in loader(made, how=PLAIN, temperature=temperature).batches(0, 5):
+        streams = [(Rows.labeled(made), 4), (replace(Rows.manifest(made, MANIFEST), temperature=temperature), 8)]
+        for batch in ManifestLoader(made.root, streams, PLAIN, 3).batches(0, 5):
             for image_id, target in zip(batch.image_ids[4:].tolist(), batch.targets.numpy()[4:], strict=True):
                 row = rows[image_id]
                 classes, probs = np.array([row["top_classes"]]), np.array([row["top_probs"]], np.float32)
@@ -145,7 +220,7 @@ def test_targets_are_the_manifests_soft_labels(made: Store) -> None:
 def test_labeled_and_hard_targets_are_one_hot(made: Store) -> None:
     truth = {row["image_id"]: row["label"] for row in made.rows("select image_id, label from images")}
     chosen = {row["image_id"]: row["label"] for row in table(made, "hard")}
-    for batch in loader(made, "hard", temperature=0.5).batches(0, 5):
+    for batch in loader(made, "hard").batches(0, 5):
         for i, (image_id, target) in enumerate(zip(batch.image_ids.tolist(), batch.targets.tolist(), strict=True)):
             label = truth[image_id] if i < 4 else chosen[image_id]
             assert target == [float(c == label) for c in range(3)]
@@ -165,26 +240,25 @@ def test_without_a_manifest_there_are_labeled_rows_only(made: Store) -> None:
     assert (batch.labeled, len(batch.image_ids), tuple(batch.images.shape)) == (4, 4, (4, 16, 16, 3))
 
 
-def test_unreadable_images_are_named_and_do_not_count(store: Store) -> None:
+def test_an_unreadable_image_is_named_and_leaves_its_batch(store: Store) -> None:
     uris = {row["uri"]: row["image_id"] for row in store.rows("select image_id, uri from images")}
     (store.root / "pool" / "0000.png").unlink()
     file = store.root / "labeled" / "disc" / "1.png"
     file.write_bytes(file.read_bytes()[:60])
     broken = {uris["pool/0000.png"], uris["labeled/disc/1.png"]}
     reader = loader(store, max_failures=0.1)
-    seen = set()
+    seen, images = set(), 0
     whole = loader(store_of(store), max_failures=0.1).batches(0, 10)
     for batch, other in zip(reader.batches(0, 10), whole, strict=True):
-        assert np.array_equal(batch.image_ids, other.image_ids)
-        for i, image_id in enumerate(batch.image_ids.tolist()):
-            if image_id in broken:
-                seen.add(image_id)
-                assert batch.weight[i] == 0
-                assert not batch.images[i].any()
-            else:
-                assert batch.weight[i] == 1
-                assert np.array_equal(batch.images[i], other.images[i])
+        left = [i for i, image_id in enumerate(other.image_ids.tolist()) if image_id not in broken]
+        seen |= {*other.image_ids.tolist()} & broken
+        assert batch.image_ids.tolist() == other.image_ids[left].tolist()
+        assert batch.labeled == sum(i < other.labeled for i in left)
+        for name in ("images", "targets", "weight"):
+            assert np.array_equal(getattr(batch, name), getattr(other, name)[left])
+        images += len(batch.images)
     assert seen == broken == set(reader.statistics.failures)
+    assert reader.statistics.images == images
     assert reader.statistics.failures[uris["pool/0000.png"]] == "pool/0000.png: No such file or directory"
     assert reader.statistics.failures[uris["labeled/disc/1.png"]].startswith("labeled/disc/1.png: ")
 
@@ -214,7 +288,7 @@ def test_a_batch_of_unreadable_images_only(store: Store) -> None:
     for folder in ("pool", "labeled"):
         shutil.rmtree(store.root / folder)
     batches = list(loader(store, max_failures=1.0).batches(0, 2))
-    assert not any(batch.weight.any() for batch in batches)
+    assert [(len(batch.images), batch.labeled) for batch in batches] == [(0, 0)] * 2
 
 
 def test_pictures_in_shards(tmp_path: Path) -> None:
@@ -239,41 +313,6 @@ def test_pictures_in_shards(tmp_path: Path) -> None:
 
     assert len(pictures(files)) == 9
     assert pictures(files) == pictures(shards)
-
-
-def test_twins_of_the_holdout_and_unreadable_images_never_appear(store: Store) -> None:
-    twin = store.root / "labeled" / "bar" / "9.png"
-    shutil.copy(store.root / "holdout" / "bar" / "0.png", twin)
-    (store.root / "labeled" / "bar" / "8.png").write_bytes(b"\x89PNG no picture")
-    done = add_images(store, str(store.root / "labeled"), "labeled")
-    assert (done.added, done.unreadable, done.leaks) == (2, 1, 1)
-    ids = {row["uri"]: row["image_id"] for row in store.rows("select image_id, uri from images")}
-    rows = Rows.labeled(store)
-    assert len(rows) == IMAGES
-    assert {ids["labeled/bar/9.png"], ids["labeled/bar/8.png"]}.isdisjoint(rows.image_id.tolist())
-    assert ids["labeled/bar/0.png"] in rows.image_id
-
-
-def test_a_manifest_with_an_image_that_came_into_the_holdout_later_is_refused(store: Store) -> None:
-    uri = next(row["uri"] for row in table(store) if row["label"] == 2)
-    shutil.copy(store.root / str(uri), store.root / "holdout" / "square" / "9.png")
-    assert add_images(store, str(store.root / "holdout"), "holdout").leaks == 1
-    with pytest.raises(InputError, match=f"1 images of the manifest 'm' have the same bytes .* holdout since: {uri}"):
-        Rows.manifest(store, MANIFEST)
-
-
-def test_a_manifest_whose_files_are_gone_or_damaged(store: Store) -> None:
-    folder = store.path / "manifests" / MANIFEST
-    file = folder / "part-00000.parquet"
-    file.write_bytes(file.read_bytes()[:-20])
-    with pytest.raises(InputError, match="the files of the manifest 'm' cannot be read") as caught:
-        Rows.manifest(store, MANIFEST)
-    assert "--as-of m" in caught.value.mend
-    shutil.rmtree(folder)
-    with pytest.raises(InputError, match="the files of the manifest 'm' cannot be read"):
-        teach(store, manifest=MANIFEST)
-    with pytest.raises(InputError, match="there is no manifest 'mm'"):
-        Rows.manifest(store, "mm")
 
 
 def test_the_tail_is_spread_over_the_classes_that_were_cut(tmp_path: Path) -> None:
@@ -310,14 +349,6 @@ def test_a_row_weighs_what_the_manifest_says(store: Store) -> None:
         assert batch.weight[2:].tolist() == [weights[int(i)] for i in batch.image_ids[2:]]
 
 
-def test_nothing_to_train_on(tmp_path: Path) -> None:
-    store = world(tmp_path, labeled=1, pool=1, holdout=1)
-    empty = Store.create(tmp_path / "empty", CLASSES)
-    assert len(Rows.labeled(store)) == 3
-    with pytest.raises(InputError, match="there are no labeled images to train on"):
-        Rows.labeled(empty)
-
-
 def test_leaving_in_the_middle_ends_the_threads(made: Store) -> None:
     import threading
 
@@ -333,4 +364,5 @@ def test_statistics_count_what_was_made(made: Store) -> None:
     assert len([batch.step for batch in reader.batches(0, 30)]) == 30
     figures = reader.statistics
     assert figures.images == 30 * 12
-    assert min(figures.read, figures.decode, figures.augment, figures.wait) > 0
+    assert min(figures.read, figures.decode, figures.augment, figures.collate, figures.wait) > 0
+    assert sum(figures.shares.values()) == pytest.approx(1)

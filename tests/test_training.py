@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from curator import loader, manifests
 from curator.errors import CuratorError, InputError
 from curator.labeling import label
-from curator.loader import Rows
+from curator.rows import Rows
 from curator.store import Store
 
 
@@ -138,7 +138,8 @@ def test_figures_are_in_the_store(store: Store) -> None:
     rows = store.rows("select step, epoch, name, value from metrics where model = 'long' order by step, name")
     assert [(r["step"], r["name"]) for r in rows] == [
         (1, "learning_rate"), (1, "loss"), (51, "learning_rate"), (51, "loss"), (60, "ece"), (60, "images_per_second"),
-        (60, "input_bound"), (60, "learning_rate"), (60, "loss"), (60, "top1"), (60, "top5"),
+        (60, "input_bound"), (60, "learning_rate"), (60, "loader_augment"), (60, "loader_collate"),
+        (60, "loader_decode"), (60, "loader_read"), (60, "loss"), (60, "top1"), (60, "top5"),
     ]  # fmt: skip
     assert [r["value"] for r in rows if r["name"] == "learning_rate"] == pytest.approx([3e-5, 3e-3, 3e-3])
     assert [r["epoch"] for r in rows if r["name"] == "loss"] == pytest.approx([0.5, 25.5, 30])
@@ -250,8 +251,11 @@ def test_an_unreadable_image_is_named(store: Store, curator: Callable[..., Answe
     answer = curator("train", *arguments, "--json", "--name", "a")
     assert answer.code == 0
     assert answer.json["failed"] == 1
-    assert answer.json["problems"] == ["labeled/disc/1.png: not an image"]
-    assert "not readable, left out: labeled/disc/1.png: not an image" in answer.err
+    image_id = store.rows("select image_id from images where uri = 'labeled/disc/1.png'")[0]["image_id"]
+    assert answer.json["problems"] == [f"image {image_id}, labeled/disc/1.png: not an image"]
+    assert f"not readable, left out: image {image_id}, labeled/disc/1.png" in answer.err
+    figures = store.rows("select name, value from metrics where model = 'a' and name like 'unreadable%'")
+    assert figures == [{"name": f"unreadable:{image_id}", "value": 1}]
     shutil.rmtree(store.root / "labeled")
     answer = curator("train", *arguments, "--name", "b")
     assert answer.code == 2
@@ -273,4 +277,4 @@ def test_without_a_holdout_there_is_no_top1(store: Store, curator: Callable[...,
 
 def test_holdout_and_pool_are_not_trained_on(store: Store) -> None:
     ids = {r["image_id"] for r in store.rows("select image_id from images where split = 'labeled'")}
-    assert set(Rows.labeled(store).image_id.tolist()) == ids
+    assert set(Rows.labeled(store).records["image_id"].tolist()) == ids

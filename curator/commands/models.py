@@ -12,6 +12,8 @@ import typer
 from curator import render
 from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app
 
+_INPUT_BOUND = 0.1  # share of the time from which on waiting is worth a word
+
 
 @app.command()
 def train(
@@ -25,6 +27,9 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Loader threads.", show_default="one a core")] = None,
+    pack: Annotated[
+        str, typer.Option(help="Pack to read images from; 'auto' for the one that fits, or 'none'.")
+    ] = "auto",
     store: StoreOption = DEFAULT_STORE,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -36,12 +41,17 @@ def train(
     from curator import training
     from curator.store import Store
 
-    done = training.train(Store(store), recipe, manifest, name, init, change, resume, threads)
+    done = training.train(
+        Store(store), recipe, manifest, name, init, change, resume, threads, pack=None if pack == "none" else pack
+    )
     top1 = "no holdout to evaluate on" if done.top1 is None else f"top-1 {done.top1:.2%} on the holdout"
     lines = [
         f"model '{done.model}', generation {done.generation}: {done.steps} steps, {top1}",
         f"{done.images_per_second:.0f} images/s, {done.input_bound:.0%} of the time spent waiting for images",
     ]
+    if done.input_bound > _INPUT_BOUND:
+        work = ", ".join(f"{stage} {share:.0%}" for stage, share in done.loader.items())
+        lines[-1] += f": the loader sets the pace ({work})"
     if done.failed:
         lines += [f"{done.failed} images could not be read and did not count:", *(f"  {p}" for p in done.problems)]
     render.answer(done._asdict(), json, "\n".join(lines))

@@ -1,0 +1,154 @@
+"""Training rows by number: what a row says, the order of a pass, and where the records lie."""
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pictures import CLASSES, judged, teach, world
+
+from curator.errors import InputError
+from curator.images import add_images
+from curator.rows import Rows
+from curator.store import Store
+
+IMAGES, MANIFEST = 15, "m"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return judged(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture
+def store(made: Store, tmp_path: Path) -> Store:
+    """A copy of it that a test may spoil."""
+    shutil.copytree(made.root, tmp_path / "copy")
+    return Store(tmp_path / "copy" / "store")
+
+
+def table(store: Store, name: str = MANIFEST) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = pq.read_table(store.path / "manifests" / name).to_pylist()
+    return rows
+
+
+def ids_of(rows: Rows) -> list[int]:
+    return rows.read(np.arange(len(rows))).image_id.tolist()
+
+
+def test_a_row_says_what_the_manifest_says(made: Store) -> None:
+    for name, kept in ((MANIFEST, 3), ("hard", 1)):
+        rows = Rows.manifest(made, name)
+        part = rows.read(np.arange(len(rows)))
+        assert part.classes.shape == (13, kept)
+        for i, row in enumerate(table(made, name)):
+            assert part.image_id[i] == row["image_id"]
+            assert part.places[i] == (row["uri"], None, None, None)  # a whole file
+            assert (part.weight[i], part.tail[i]) == (row["weight"], row["tail"])
+            length = len(row["top_classes"])  # type: ignore[arg-type]
+            assert part.classes[i, :length].tolist() == row["top_classes"]
+            assert part.probs[i, :length].tolist() == row["top_probs"]
+            assert (part.classes[i, length:] == -1).all()
+        backward = rows.read(np.array([5, 0, 5]))
+        assert backward.image_id.tolist() == part.image_id[[5, 0, 5]].tolist()
+        assert backward.places == [part.places[i] for i in (5, 0, 5)]
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=40), st.integers(0, 99))
+def test_a_pass_holds_each_row_as_often_as_it_has_copies(copies: list[int], seed: int) -> None:
+    starts = [i for i, each in enumerate(copies) if i == 0 or each != copies[i - 1]]
+    before = np.cumsum([0, *copies])
+    runs = np.array([(i, before[i], copies[i]) for i in starts])
+    length = sum(copies)
+    rows = Rows("any", np.empty(len(copies)), b"", [], runs, length)
+    for number in (0, 3):
+        chosen = rows.at(np.arange(length * number, length * (number + 1)), seed)
+        assert np.bincount(chosen, minlength=len(copies)).tolist() == copies
+    positions = np.random.default_rng(seed).integers(0, 5 * length, 20)
+    assert rows.at(positions, seed).tolist() == [int(rows.at(positions[i : i + 1], seed)[0]) for i in range(20)]
+
+
+def test_the_rows_are_laid_out_once_and_again_when_they_are_gone(store: Store) -> None:
+    shutil.rmtree(store.path / "rows", ignore_errors=True)
+    first = Rows.manifest(store, MANIFEST)
+    (folder,) = (store.path / "rows").iterdir()
+    sha256 = store.rows("select sha256 from manifests where name = 'm'")[0]["sha256"]
+    assert folder.name == sha256
+    made = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
+    assert sorted(made) == ["about.json", "records", "runs.npy", "uris"]
+    expected = first.read(np.arange(13))
+    Rows.manifest(store, MANIFEST)
+    assert {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()} == made
+
+    (folder / "about.json").write_text("{", "utf-8")  # damaged: made again, with the same bytes
+    (folder.parent / ".unfinished-x").mkdir()
+    Rows.manifest(store, MANIFEST)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {k: v for k, (_, v) in made.items()}
+    assert [path.name for path in (store.path / "rows").iterdir()] == [sha256]
+
+    about = json.loads((folder / "about.json").read_text("utf-8"))
+    (folder / "about.json").write_text(json.dumps(about | {"format": 0}), "utf-8")
+    shutil.rmtree(folder.parent)
+    again = Rows.manifest(store, MANIFEST).read(np.arange(13))
+    assert again.places == expected.places
+    assert again.image_id.tolist() == expected.image_id.tolist() == first.read(np.arange(13)).image_id.tolist()
+
+
+def test_every_row_counts_as_often_as_its_copies_in_one_pass(made: Store) -> None:
+    copies = {row["image_id"]: row["copies"] for row in table(made)}
+    assert sum(copies.values()) == 36  # type: ignore[arg-type]
+    assert sorted(copies.values()) == [1] * 6 + [2] * 3 + [4] * 3 + [12]  # type: ignore[type-var]
+    rows = Rows.manifest(made, MANIFEST)
+    passes = [rows.at(np.arange(36 * i, 36 * (i + 1)), seed=0) for i in range(3)]
+    for chosen in passes:
+        assert Counter(rows.read(chosen).image_id.tolist()) == copies
+    assert len({tuple(chosen) for chosen in passes}) == 3  # each pass has its own order
+    assert not np.array_equal(passes[0], rows.at(np.arange(36), seed=1))
+
+
+def test_twins_of_the_holdout_and_unreadable_images_never_appear(store: Store) -> None:
+    twin = store.root / "labeled" / "bar" / "9.png"
+    shutil.copy(store.root / "holdout" / "bar" / "0.png", twin)
+    (store.root / "labeled" / "bar" / "8.png").write_bytes(b"\x89PNG no picture")
+    done = add_images(store, str(store.root / "labeled"), "labeled")
+    assert (done.added, done.unreadable, done.leaks) == (2, 1, 1)
+    ids = {row["uri"]: row["image_id"] for row in store.rows("select image_id, uri from images")}
+    rows = Rows.labeled(store)
+    assert len(rows) == IMAGES
+    assert {ids["labeled/bar/9.png"], ids["labeled/bar/8.png"]}.isdisjoint(ids_of(rows))
+    assert ids["labeled/bar/0.png"] in ids_of(rows)
+
+
+def test_a_manifest_with_an_image_that_came_into_the_holdout_later_is_refused(store: Store) -> None:
+    uri = next(row["uri"] for row in table(store) if row["label"] == 2)
+    shutil.copy(store.root / str(uri), store.root / "holdout" / "square" / "9.png")
+    assert add_images(store, str(store.root / "holdout"), "holdout").leaks == 1
+    with pytest.raises(InputError, match=f"1 images of the manifest 'm' have the same bytes .* holdout since: {uri}"):
+        Rows.manifest(store, MANIFEST)
+
+
+def test_a_manifest_whose_files_are_gone_or_damaged(store: Store) -> None:
+    folder = store.path / "manifests" / MANIFEST
+    file = folder / "part-00000.parquet"
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(InputError, match="the files of the manifest 'm' cannot be read") as caught:
+        Rows.manifest(store, MANIFEST)
+    assert "--as-of m" in caught.value.mend
+    shutil.rmtree(folder)
+    with pytest.raises(InputError, match="the files of the manifest 'm' cannot be read"):
+        teach(store, manifest=MANIFEST)
+    with pytest.raises(InputError, match="there is no manifest 'mm'"):
+        Rows.manifest(store, "mm")
+
+
+def test_nothing_to_train_on(tmp_path: Path) -> None:
+    store = world(tmp_path, labeled=1, pool=1, holdout=1)
+    empty = Store.create(tmp_path / "empty", CLASSES)
+    assert len(Rows.labeled(store)) == 3
+    with pytest.raises(InputError, match="there are no labeled images to train on"):
+        Rows.labeled(empty)
