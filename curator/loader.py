@@ -14,19 +14,18 @@ import sys
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from curator import draws, packs, softlabels
 from curator.augment import DRAWS, OPERATIONS, Augmentation, crop_box, distort, single_threaded
+from curator.batches import STAGES, Batch, Piece, Slots, Statistics
 from curator.decode import Box, UnreadableImage, decode_crop
 from curator.errors import CuratorError, InputError, some
 from curator.images import read_bytes
@@ -35,80 +34,7 @@ from curator.rows import Place, Rows
 from curator.store import Store
 
 CACHE_BYTES = 512 * 2**20
-_STAGES = ("read", "decode", "augment", "collate")
 _LEAST, _MOST = 8, 64  # images of a piece of work, of which batches are made
-
-
-class Batch(NamedTuple):
-    """One batch. An image that cannot be read is not in it.
-
-    Attributes:
-        step: Its number in the run, or in the pass.
-        images: uint8 [B, size, size, 3].
-        targets: float32 [B, C].
-        weight: float32 [B], what each row's loss counts.
-        labeled: How many rows at the front are from the labeled stream.
-        image_ids: int64 [B].
-    """
-
-    step: int
-    images: torch.Tensor
-    targets: torch.Tensor
-    weight: torch.Tensor
-    labeled: int
-    image_ids: npt.NDArray[np.int64]
-
-
-@dataclass
-class Statistics:
-    """What the loader's time went to.
-
-    Attributes:
-        read: Seconds that threads spent getting files' bytes; as all of these four, summed over the threads.
-        decode: Making pixels of them.
-        augment: Resizing, flipping and distorting.
-        collate: Choosing rows, reading their records and making targets.
-        wait: Seconds that the consumer waited for a batch.
-        images: Images in the batches so far.
-        failures: image_id to reason, of images that could not be read.
-    """
-
-    read: float = 0.0
-    decode: float = 0.0
-    augment: float = 0.0
-    collate: float = 0.0
-    wait: float = 0.0
-    images: int = 0
-    failures: dict[int, str] = field(default_factory=dict)
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """The parts of the threads' work, which add up to 1."""
-        work = {stage: getattr(self, stage) for stage in _STAGES}
-        total = sum(work.values()) or 1.0
-        return {stage: seconds / total for stage, seconds in work.items()}
-
-
-class _Piece(NamedTuple):
-    """A part of a batch: positions of one stream, and the slot of the first of them."""
-
-    stream: int
-    first: int
-    last: int
-    slot: int
-
-
-class _Slots(NamedTuple):
-    """A batch in the making; threads fill in different slots."""
-
-    step: int
-    images: npt.NDArray[np.uint8]
-    targets: npt.NDArray[np.float32]
-    weight: npt.NDArray[np.float32]
-    image_ids: npt.NDArray[np.int64]
-    there: npt.NDArray[np.bool_]
-    labeled: int
-    pieces: list[Future[None]]
 
 
 # Step, and the positions of each stream.
@@ -285,7 +211,7 @@ class ManifestLoader:
         piece = min(_MOST, max(_LEAST, math.ceil(self.batch_size / self.world / self.threads / 2)))
         ahead = 1 + math.ceil(2 * self.threads * piece * self.world / self.batch_size)
         buffers: list[npt.NDArray[np.uint8]] = []
-        waiting: deque[_Slots] = deque()
+        waiting: deque[Slots] = deque()
         pool = ThreadPoolExecutor(self.threads, "loader", single_threaded)
         try:
             for step, spans in work:
@@ -316,46 +242,29 @@ class ManifestLoader:
         spans: list[tuple[int, int]],
         most: int,
         images: npt.NDArray[np.uint8],
-    ) -> _Slots:
+    ) -> Slots:
         rows = sum(last - first for first, last in spans)
         labeled = spans[0][1] - spans[0][0] if self.streams[0][0].name == "labeled" else 0
-        slots = _Slots(
-            step,
-            images[:rows],
-            np.empty((rows, self.classes), np.float32),
-            np.empty(rows, np.float32),
-            np.empty(rows, np.int64),
-            np.zeros(rows, np.bool_),
-            labeled,
-            [],
-        )
+        slots = Slots.empty(step, images[:rows], self.classes, labeled)
         slot = 0
         for stream, (first, last) in enumerate(spans):
             for at in range(first, last, most):
-                piece = _Piece(stream, at, min(at + most, last), slot)
+                piece = Piece(stream, at, min(at + most, last), slot)
                 slots.pieces.append(pool.submit(self._fill, piece, slots))
                 slot += piece.last - piece.first
         return slots
 
-    def _finish(self, slots: _Slots) -> Batch:
+    def _finish(self, slots: Slots) -> Batch:
         began = time.perf_counter()
         for piece in slots.pieces:
             piece.result()
         self.statistics.wait += time.perf_counter() - began
-        _, images, targets, weight, image_ids, there, labeled, _ = slots
-        self.statistics.images += int(there.sum())
-        if not there.all():
+        self.statistics.images += int(slots.there.sum())
+        if not slots.there.all():
             self._check_failures()
-            # In place of what is missing come the rows behind it, so that every row of a batch is a picture.
-            left = np.flatnonzero(there)
-            for slot, row in enumerate(left.tolist()):
-                images[slot] = images[row]
-            images, targets, weight, image_ids = images[: len(left)], targets[left], weight[left], image_ids[left]
-            labeled = int(there[:labeled].sum())
-        pixels, soft, weights = torch.from_numpy(images), torch.from_numpy(targets), torch.from_numpy(weight)
-        return Batch(slots.step, pixels, soft, weights, labeled, image_ids)
+        return slots.batch()
 
-    def _fill(self, piece: _Piece, slots: _Slots) -> None:
+    def _fill(self, piece: Piece, slots: Slots) -> None:
         """One piece of a batch, in one thread."""
         began = time.perf_counter()
         rows, _ = self.streams[piece.stream]
@@ -386,7 +295,7 @@ class ManifestLoader:
             spent.augment += time.perf_counter() - began
             slots.there[slot] = True
         with self._lock:
-            for stage in _STAGES:
+            for stage in STAGES:
                 setattr(self.statistics, stage, getattr(self.statistics, stage) + getattr(spent, stage))
             self.statistics.failures |= spent.failures
 

@@ -19,9 +19,10 @@ import pyarrow as pa
 import torch
 
 from curator import draws, manifests, network, packs, progress, recipes
+from curator.batches import Batch
 from curator.errors import CuratorError, InputError
 from curator.evaluation import evaluate_network
-from curator.loader import Batch, ManifestLoader, augmentation
+from curator.loader import ManifestLoader, augmentation
 from curator.lock import alone
 from curator.losses import joint_loss
 from curator.recipes import Recipe

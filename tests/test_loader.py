@@ -14,14 +14,16 @@ import pyarrow.parquet as pq
 import pytest
 from pictures import CLASSES, judged, picture, world, write
 
-from curator import manifests, softlabels
+from curator import manifests, packs, softlabels
 from curator.augment import Augmentation, augment
+from curator.batches import Batch
 from curator.decode import decode
 from curator.errors import CuratorError, InputError
-from curator.images import add_images
+from curator.images import add_images, read_bytes
 from curator.labels import import_labels
-from curator.loader import Batch, ManifestLoader
+from curator.loader import ManifestLoader
 from curator.rows import Rows
+from curator.shards import Form
 from curator.store import Store
 
 PLAIN = Augmentation(size=16, scale=(1, 1), ratio=(1, 1), flip=0)
@@ -233,6 +235,31 @@ def test_images_are_the_augmented_files(made: Store) -> None:
         for image_id, image in zip(batch.image_ids.tolist(), batch.images.numpy(), strict=True):
             augment(decode((made.root / uris[image_id]).read_bytes()), PLAIN, np.zeros(37), out)
             assert np.array_equal(image, out)
+
+
+def test_packed_pictures_are_read_where_they_are(store: Store) -> None:
+    packs.pack(store, MANIFEST, Form(16, 90))
+    packed = {row["image_id"]: row for row in store.rows("select * from packed")}
+    out = np.empty((16, 16, 3), np.uint8)
+
+    def first(**options: object) -> Batch:
+        sizes = {"size": 16, "batch_size": 8, "labeled_batch": 4, "augmentation": PLAIN}
+        return next(iter(ManifestLoader.open(store, MANIFEST, **sizes, **options)))  # type: ignore[arg-type]
+
+    batch = first()
+    for image_id, image in zip(batch.image_ids.tolist(), batch.images.numpy(), strict=True):
+        row = packed[image_id]
+        data = read_bytes(store.path, row["shard"], row["shard"], row["byte_offset"], row["byte_length"])
+        augment(decode(data), PLAIN, np.zeros(37), out)
+        assert np.array_equal(image, out)
+    originals = first(pack=None)
+    assert np.array_equal(originals.image_ids, batch.image_ids)
+    assert not np.array_equal(originals.images, batch.images)
+    assert np.array_equal(first(pack="16-q90").images, batch.images)
+    with pytest.raises(InputError, match="there is no pack '16-q91'; did you mean '16-q90'"):
+        first(pack="16-q91")
+    shutil.rmtree(store.path / "packs")
+    assert np.array_equal(first().images, originals.images)
 
 
 def test_without_a_manifest_there_are_labeled_rows_only(made: Store) -> None:

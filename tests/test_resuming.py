@@ -14,9 +14,11 @@ import torch
 from conftest import Answer
 from pictures import NOISY, OWN, Watched, on_a_small_disk, start, taught, teach, wait_for, weights_hash
 
-from curator.errors import InputError, StoreError
+from curator import packs
+from curator.errors import CuratorError, InputError, StoreError
 from curator.images import add_images
 from curator.schema import METRICS
+from curator.shards import Form
 from curator.store import Store
 
 
@@ -73,6 +75,22 @@ def test_killed_and_resumed_is_as_never_stopped(store: Store) -> None:
     assert [file.name for file in folder.iterdir()] == ["weights.safetensors"]
     query = "select step, name, value from metrics where model = $m and name in ('loss', 'learning_rate') order by all"
     assert store.rows(query, m="late") == store.rows(query, m="whole")
+
+
+def test_images_that_could_not_be_read_count_after_a_stop_too(store: Store) -> None:
+    """And a run does not go on with other pictures."""
+    (store.root / "labeled" / "bar" / "0.png").unlink()
+    (store.root / "labeled" / "bar" / "1.png").unlink()
+    budget = "max_failures=0.17"  # of 12 images, 2
+    stopped(store, budget)
+    known = store.rows("select name from metrics where model = 'late' and starts_with(name, 'unreadable:')")
+    assert len(known) == 2
+    (store.root / "labeled" / "disc" / "0.png").unlink()
+    with pytest.raises(CuratorError, match="3 images could not be read, more than the budget of 2"):
+        teach(store, *OWN, budget, name="late", resume=True)
+    packs.pack(store, None, Form(16, 90))
+    with pytest.raises(InputError, match="belongs to a run with another pack"):
+        teach(store, *OWN, budget, name="late", resume=True)
 
 
 def test_stopped_at_any_step_and_resumed(store: Store) -> None:

@@ -1,5 +1,6 @@
 """Training rows by number: what a row says, the order of a pass, and where the records lie."""
 
+import hashlib
 import json
 import shutil
 from collections import Counter
@@ -12,9 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pictures import CLASSES, judged, teach, world
 
+from curator import packs
+from curator.decode import decode
 from curator.errors import InputError
-from curator.images import add_images
+from curator.images import add_images, read_bytes
 from curator.rows import Rows
+from curator.shards import Form
 from curator.store import Store
 
 IMAGES, MANIFEST = 15, "m"
@@ -92,7 +96,13 @@ def test_the_rows_are_laid_out_once_and_again_when_they_are_gone(store: Store) -
     assert [path.name for path in (store.path / "rows").iterdir()] == [sha256]
 
     about = json.loads((folder / "about.json").read_text("utf-8"))
-    (folder / "about.json").write_text(json.dumps(about | {"format": 0}), "utf-8")
+    for spoil in (
+        lambda: (folder / "about.json").write_text(json.dumps(about | {"format": 0}), "utf-8"),
+        lambda: (folder / "records").write_bytes(made["records"][1][:-1]),
+    ):
+        spoil()
+        Rows.manifest(store, MANIFEST)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == {k: v for k, (_, v) in made.items()}
     shutil.rmtree(folder.parent)
     again = Rows.manifest(store, MANIFEST).read(np.arange(13))
     assert again.places == expected.places
@@ -152,3 +162,26 @@ def test_nothing_to_train_on(tmp_path: Path) -> None:
     assert len(Rows.labeled(store)) == 3
     with pytest.raises(InputError, match="there are no labeled images to train on"):
         Rows.labeled(empty)
+
+
+def test_rows_of_a_pack_say_where_the_packed_picture_is(store: Store) -> None:
+    small = Form(16, 90)
+    packs.pack(store, None, small)  # the labeled split alone
+    before = Rows.manifest(store, MANIFEST, small.name)
+    assert (Rows.labeled(store, small.name).packed, before.packed) == (IMAGES, 0)
+    assert before.read(np.arange(13)).places == Rows.manifest(store, MANIFEST).read(np.arange(13)).places
+    packs.pack(store, MANIFEST, small, shard_rows=5)
+    rows = Rows.manifest(store, MANIFEST, small.name)
+    part = rows.read(np.arange(13))
+    assert rows.packed == 13
+    assert len({place.shard for place in part.places}) == 3
+    for image_id, place in zip(part.image_id.tolist(), part.places, strict=True):
+        packed = store.rows("select * from packed where image_id = $id", id=image_id)[0]
+        data = read_bytes(store.root, *place)
+        assert hashlib.blake2b(data, digest_size=16).hexdigest() == packed["content_hash"]
+        assert decode(data).shape == (16, 16, 3)
+    # one layout without the pack, and one for its newest state
+    sha256 = store.rows("select sha256 from manifests where name = 'm'")[0]["sha256"]
+    left = sorted(path.name for path in (store.path / "rows").iterdir() if path.name.startswith(sha256))
+    assert len(left) == 1
+    assert left[0].startswith(f"{sha256}-16-q90-")

@@ -1,6 +1,7 @@
 """Training: the same run gives the same weights; what is saved, registered and refused."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +14,12 @@ from conftest import Answer
 from pictures import NOISY, OWN, Watched, taught, teach, weights_hash
 from safetensors.torch import load_file
 
-from curator import loader, manifests
+from curator import loader, manifests, packs
+from curator.commands import models
 from curator.errors import CuratorError, InputError
 from curator.labeling import label
 from curator.rows import Rows
+from curator.shards import Form
 from curator.store import Store
 
 
@@ -243,6 +246,28 @@ def test_threads_are_what_was_asked_for(store: Store, monkeypatch: pytest.Monkey
     for threads in (1, 3):
         teach(store, *OWN, name=f"t{threads}", threads=threads)
     assert asked == [1, 3]
+
+
+def test_a_run_says_where_its_images_come_from_and_who_sets_the_pace(
+    store: Store, curator: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packs.pack(store, None, Form(16, 90))
+    arguments = ["--recipe", store.root / "recipe.toml", "--set", OWN[0], "--store", store.path]
+    monkeypatch.setattr(models, "_INPUT_BOUND", -1.0)
+    answer = curator("train", *arguments, "--name", "a")
+    assert "12 of 12 images are read from the pack 16-q90" in answer.err
+    assert re.search(
+        r"waiting for images: the loader sets the pace \(read \d+%, decode \d+%, augment \d+%, c", answer.out
+    )
+    assert json.loads(row(store, "a")["metrics"])["pack"] == "16-q90"
+    monkeypatch.setattr(models, "_INPUT_BOUND", 1.0)
+    answer = curator("train", *arguments, "--name", "b", "--pack", "none")
+    assert "pack" not in answer.err
+    assert answer.out.strip().endswith("of the time spent waiting for images")
+    assert weights_hash(store, "a") != weights_hash(store, "b")
+    answer = curator("train", *arguments, "--name", "c", "--pack", "32-q90")
+    assert answer.code == 2
+    assert "there is no pack '32-q90'" in answer.err
 
 
 def test_an_unreadable_image_is_named(store: Store, curator: Callable[..., Answer]) -> None:

@@ -1,0 +1,269 @@
+"""Rows of a manifest laid out for reading by number: records of one size in one file, uris in another.
+
+    files of the manifest (+ index of a pack) --once--> STORE/rows/KEY/{records,uris,runs.npy,about.json}
+    row number -> one read of its record -> one read of its uri
+
+Shuffled training asks for rows in an order in which no Parquet file can be read. The folder holds nothing else than the
+manifest does, and can be deleted at any time; it is made again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from curator import packs, progress
+from curator.lock import alone
+from curator.store import Store
+
+Ints = npt.NDArray[np.int64]
+
+_COLUMNS = ["image_id", "copies", "weight", "uri", "shard", "byte_offset", "byte_length", "top_classes", "top_probs"]
+_COLUMNS += ["tail"]
+_FORMAT = 1  # of the folders; another one makes them anew
+
+
+def record(kept: int) -> np.dtype[Any]:
+    """One row: 48 bytes and 6 for each class that soft labels keep."""
+    return np.dtype(
+        [
+            ("image_id", "<i8"),
+            ("uri_at", "<i8"),
+            ("byte_offset", "<i8"),
+            ("byte_length", "<i8"),
+            ("uri_bytes", "<i4"),
+            ("shard", "<i4"),  # -1 for a file of its own
+            ("weight", "<f4"),
+            ("tail", "<f4"),
+            ("probs", "<f4", (kept,)),
+            ("classes", "<i2", (kept,)),
+        ]
+    )
+
+
+class Layout(NamedTuple):
+    """The rows of a manifest on disk.
+
+    Attributes:
+        records: Its records.
+        uris: What `uri_at` and `uri_bytes` of a record are places in.
+        shards: What `shard` numbers, relative to the root.
+        runs: [R, 3] int64: first row, first position and copies of each run of rows that have equally many copies.
+        length: Rows with their copies.
+        packed: Rows whose image lies in the pack.
+    """
+
+    records: Records
+    uris: Bytes
+    shards: list[str]
+    runs: Ints
+    length: int
+    packed: int
+
+
+class Records:
+    """Records in a file. Read, not mapped: mapped pages count as memory of the process, a whole manifest in the end."""
+
+    def __init__(self, path: Path, record: np.dtype[Any]) -> None:
+        self._record, self._length = record, path.stat().st_size // record.itemsize
+        self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, rows: Ints) -> npt.NDArray[Any]:
+        file, size = self._file, self._record.itemsize
+        return np.frombuffer(b"".join(os.pread(file, size, row * size) for row in rows.tolist()), self._record)
+
+
+class Bytes:
+    """The bytes of a file, as slices."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
+
+    def __getitem__(self, part: slice) -> bytes:
+        return os.pread(self._file, part.stop - part.start, part.start)
+
+
+class Shards:
+    """Numbers the shards, and sends rows that a pack holds to the pack."""
+
+    def __init__(self, store: Store, pack: str | None) -> None:
+        self.names: list[str] = []
+        self.packed = 0
+        self._number: dict[str, int] = {}
+        self._index = None
+        if pack is not None:
+            index = packs.index(store, pack)
+            self._index = index["image_id"].to_numpy(), index
+            folder = os.path.relpath(store.path.absolute(), store.root)
+            self._folder = "" if folder == "." else f"{folder}/"
+
+    def place(self, records: npt.NDArray[Any], table: pa.Table) -> None:
+        """Fills shard, byte_offset and byte_length of records in."""
+        records["shard"] = self._numbers(table["shard"], "")
+        for name in ("byte_offset", "byte_length"):
+            records[name] = pc.fill_null(table[name], 0).to_numpy()
+        if self._index is None or not len(self._index[0]):
+            return
+        ids, index = self._index
+        at = np.minimum(np.searchsorted(ids, records["image_id"]), len(ids) - 1)
+        inside = np.flatnonzero(ids[at] == records["image_id"])
+        there = index.take(pa.array(at[inside]))
+        records["shard"][inside] = self._numbers(there["shard"], self._folder)
+        for name in ("byte_offset", "byte_length"):
+            records[name][inside] = there[name].to_numpy()
+        self.packed += len(inside)
+
+    def _numbers(self, shards: pa.ChunkedArray, folder: str) -> npt.NDArray[np.int32]:
+        coded = shards.combine_chunks().dictionary_encode()
+        numbers = []
+        for name in coded.dictionary.to_pylist():
+            number = self._number.setdefault(folder + name, len(self.names))
+            if number == len(self.names):
+                self.names.append(folder + name)
+            numbers.append(number)
+        codes = pc.fill_null(coded.indices, -1).to_numpy()
+        found: npt.NDArray[np.int32] = np.array([*numbers, -1], np.int32)[codes]  # the code -1 takes the last
+        return found
+
+
+def of_table(table: pa.Table, shards: Shards, uris_before: int, kept: int) -> tuple[npt.NDArray[Any], bytes]:
+    """Records of a table's images, soft labels and weights still empty, and their uris."""
+    records = np.zeros(table.num_rows, record(kept))
+    records["image_id"] = table["image_id"].to_numpy()
+    uris = table["uri"].cast(pa.large_binary())
+    sizes = pc.binary_length(uris).to_numpy()
+    records["uri_bytes"] = sizes
+    records["uri_at"] = uris_before + np.cumsum(sizes) - sizes
+    shards.place(records, table)
+    return records, b"".join(uris.to_pylist())
+
+
+def lay_out(store: Store, key: str, files: list[Path], pack: str | None, unique: int) -> Layout:
+    """The rows of a manifest, laid out now if they are not yet.
+
+    Args:
+        store: The store.
+        key: Name of the folder: the manifest's sha256, and the state of the pack behind it.
+        files: The manifest's files.
+        pack: The pack that images are read from, where they are in it.
+        unique: Rows of the manifest, for the progress bar.
+    """
+    folder = store.path / "rows" / key
+    if not _is_there(folder):
+        with alone(folder.parent):
+            if not _is_there(folder):  # else another process made it meanwhile
+                _make(folder, files, Shards(store, pack), _kept_classes(store, files), unique)
+    about = json.loads((folder / "about.json").read_text("utf-8"))
+    records = Records(folder / "records", record(about["kept"]))
+    runs = np.load(folder / "runs.npy")
+    return Layout(records, Bytes(folder / "uris"), about["shards"], runs, about["length"], about["packed"])
+
+
+def _is_there(folder: Path) -> bool:
+    """Whether a folder holds rows, of this format and whole."""
+    try:
+        about = json.loads((folder / "about.json").read_text("utf-8"))
+        sizes = {name: (folder / name).stat().st_size for name in about["bytes"]}
+        return bool(about["format"] == _FORMAT and sizes == about["bytes"])
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _make(folder: Path, files: list[Path], shards: Shards, kept: int, unique: int) -> None:
+    """Lays the rows of a manifest out for reading by number; the folder is there when it is complete."""
+    for old in folder.parent.glob(f"{folder.name[:64]}*"):  # of this manifest: another state of the pack, or damaged
+        shutil.rmtree(old)
+    for old in folder.parent.glob(".unfinished-*"):
+        shutil.rmtree(old)
+    beside = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder.parent))
+    try:
+        runs, rows, length, uris_bytes = [], 0, 0, 0
+        with (
+            (beside / "records").open("wb") as records_file,
+            (beside / "uris").open("wb") as uris_file,
+            progress.progress("laying the manifest's rows out for the loader, once", unique, "rows") as advance,
+        ):
+            for table, classes, probs in _groups(files, kept):
+                records, uris = of_table(table, shards, uris_bytes, kept)
+                records["classes"], records["probs"] = classes, probs
+                records["tail"], records["weight"] = table["tail"].to_numpy(), table["weight"].to_numpy()
+                records.tofile(records_file)
+                uris_file.write(uris)
+                uris_bytes += len(uris)
+                copies = table["copies"].to_numpy().astype(np.int64)
+                begins = np.flatnonzero(np.diff(copies, prepend=-1))
+                positions = length + np.cumsum(copies) - copies
+                runs.append(np.stack([rows + begins, positions[begins], copies[begins]], axis=1))
+                rows += len(records)
+                length += int(copies.sum())
+                advance(len(records))
+        np.save(beside / "runs.npy", np.concatenate(runs))
+        about = {
+            "format": _FORMAT,
+            "kept": kept,
+            "length": length,
+            "packed": shards.packed,
+            "shards": shards.names,
+            "bytes": {file.name: file.stat().st_size for file in sorted(beside.iterdir())},
+        }
+        (beside / "about.json").write_text(json.dumps(about), "utf-8")
+        beside.rename(folder)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+
+
+def _kept_classes(store: Store, files: list[Path]) -> int:
+    """Classes that a soft label keeps at most."""
+    for file in files:
+        about = pq.read_metadata(file)
+        column = about.schema.names.index("element")  # the first list: top_classes
+        for group in map(about.row_group, range(about.num_row_groups)):
+            if group.column(column).num_values > group.num_rows:
+                return min(store.settings.kept_classes, len(store.classes()))
+    return 1  # hard targets
+
+
+def _groups(files: list[Path], kept: int) -> Iterator[tuple[pa.Table, npt.NDArray[np.int16], npt.NDArray[np.float32]]]:
+    """The row groups in their order, with classes and probabilities [N, kept]; threads read ahead."""
+
+    def group(file: Path, number: int) -> tuple[pa.Table, npt.NDArray[np.int16], npt.NDArray[np.float32]]:
+        with pq.ParquetFile(file) as opened:
+            table = opened.read_row_group(number, columns=_COLUMNS, use_threads=False)
+        lengths = pc.list_value_length(table["top_classes"]).to_numpy()
+        there = np.arange(kept)[None, :] < lengths[:, None]
+        classes = np.full((len(table), kept), -1, np.int16)
+        probs = np.zeros((len(table), kept), np.float32)
+        classes[there] = pc.list_flatten(table["top_classes"]).to_numpy()
+        probs[there] = pc.list_flatten(table["top_probs"]).to_numpy()
+        return table, classes, probs
+
+    threads = min(4, os.cpu_count() or 1)
+    waiting: deque[Any] = deque()
+    with ThreadPoolExecutor(threads, "rows") as pool:
+        for file in files:
+            for number in range(pq.read_metadata(file).num_row_groups):
+                waiting.append(pool.submit(group, file, number))
+                if len(waiting) > threads:
+                    yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
