@@ -55,6 +55,12 @@ static int decode(const unsigned char *data, size_t size, Box box, unsigned char
     info.out_color_space = JCS_RGB;
     info.dct_method = JDCT_ISLOW;
     jpeg_start_decompress(&info);
+    /* What no scan completed is guessed from the neighbours, and not alike in all versions of the library. */
+    for (int i = 0; info.coef_bits && i < info.num_components * 10; i++)
+        if (info.coef_bits[i / 10][i % 10]) {
+            strcpy(failure->message, "scans are missing");
+            longjmp(failure->out, 1);
+        }
     if (box.width < 1 || box.height < 1 || box.width > info.output_width || box.height > info.output_height ||
         box.left > info.output_width - box.width || box.top > info.output_height - box.height) {
         strcpy(failure->message, "the box is not inside the picture");

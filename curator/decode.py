@@ -7,7 +7,8 @@ pseudo-labelled like any other, and nothing later could tell.
 JPEGs are decoded by libjpeg-turbo through simplejpeg in strict mode, where the warnings that libjpeg only
 prints ("Premature end of JPEG file", "Corrupt JPEG data: ...") are errors. Strict mode also refuses the few
 files whose damage a viewer would hide, such as stray bytes between restart markers. Other formats go
-through Pillow, which reports missing data but not altered data unless the format has checksums.
+through Pillow, which reports missing data but not altered data unless the format has checksums; so do the few
+JPEGs with chroma layouts that TurboJPEG has no name for (3x1, say), where Pillow shows damage as grey.
 
 `decode_crop` decodes only the part of a JPEG that training asks for, where the C module `_jpeg` was built.
 
@@ -15,6 +16,7 @@ No function keeps state between calls, so all may run in threads. simplejpeg, `_
 and hashlib release the GIL while they work.
 """
 
+import contextlib
 import hashlib
 import io
 import re
@@ -134,19 +136,18 @@ def decode_crop(data: bytes, choose: Callable[[int, int], Box]) -> npt.NDArray[n
     Raises:
         UnreadableImage: As `decode`.
     """
+    box: Box | None = None
     if _jpeg is not None and data.startswith(b"\xff\xd8\xff") and data.endswith(b"\xff\xd9"):
         header = _jpeg_header(data)
         if header is not None and header[2] in _FAST_COLOURS and not _headers(data)[1]:
             width, height, _ = header
             box = choose(width, height)
             pixels = np.empty((box[3], box[2], 3), np.uint8)
-            try:
+            with contextlib.suppress(ValueError):  # `decode` says why, or reads what this libjpeg cannot
                 _jpeg.crop(data, *box, pixels)
-            except ValueError as error:
-                raise _jpeg_error(error) from error
-            return pixels
+                return pixels
     whole = decode(data)
-    left, top, width, height = choose(whole.shape[1], whole.shape[0])
+    left, top, width, height = box or choose(whole.shape[1], whole.shape[0])
     return whole[top : top + height, left : left + width]
 
 
@@ -185,6 +186,8 @@ def _jpeg_header(data: bytes) -> tuple[int, int, str] | None:
     """Width, height and colour space of a JPEG; None where only Pillow can tell."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except KeyError:  # simplejpeg has no name for the layout 4:4:1
+        return None
     except ValueError as error:
         if not _headers(data)[0]:
             raise UnreadableImage("truncated JPEG") from error

@@ -15,7 +15,6 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -181,10 +180,10 @@ class ManifestLoader:
         """
         rows, count = self.streams[-1]
         begin, end = self.epoch * rows.length, (self.epoch + 1) * rows.length
-        edges = [*range(self._position, end, count), end]
-        work = (((first - begin) // count, self._spans(first, last)) for first, last in pairwise(edges))
-        for batch, position in zip(self._run(work), edges[1:], strict=True):
-            self._position = position
+        starts = range(self._position, end, count)
+        work = (((at - begin) // count, self._spans(at, min(at + count, end))) for at in starts)
+        for at, batch in zip(starts, self._run(work), strict=True):
+            self._position = min(at + count, end)
             yield batch
 
     def batches(self, start: int, stop: int) -> Generator[Batch]:

@@ -145,16 +145,25 @@ class Shards:
         return found
 
 
-def of_table(table: pa.Table, shards: Shards, uris_before: int, kept: int) -> tuple[npt.NDArray[Any], bytes]:
-    """Records of a table's images, soft labels and weights still empty, and their uris."""
+def of_table(table: pa.Table, kept: int) -> tuple[npt.NDArray[Any], bytes]:
+    """Records of a table's images, with shards, soft labels and weights still empty, and their uris."""
     records = np.zeros(table.num_rows, record(kept))
     records["image_id"] = table["image_id"].to_numpy()
     uris = table["uri"].cast(pa.large_binary())
     sizes = pc.binary_length(uris).to_numpy()
     records["uri_bytes"] = sizes
-    records["uri_at"] = uris_before + np.cumsum(sizes) - sizes
-    shards.place(records, table)
-    return records, b"".join(uris.to_pylist())
+    records["uri_at"] = np.cumsum(sizes) - sizes
+    return records, _joined(uris)
+
+
+def _joined(values: pa.ChunkedArray) -> bytes:
+    """The values of a large binary array one after the other, as they lie in memory."""
+    parts = []
+    for chunk in values.chunks:
+        _, offsets, data = chunk.buffers()
+        ends = np.frombuffer(offsets, np.int64)[[chunk.offset, chunk.offset + len(chunk)]]
+        parts.append(memoryview(data)[ends[0] : ends[1]] if data else b"")
+    return b"".join(parts)
 
 
 def lay_out(store: Store, key: str, files: list[Path], pack: str | None, unique: int) -> Layout:
@@ -202,10 +211,9 @@ def _make(folder: Path, files: list[Path], shards: Shards, kept: int, unique: in
             (beside / "uris").open("wb") as uris_file,
             progress.progress("laying the manifest's rows out for the loader, once", unique, "rows") as advance,
         ):
-            for table, classes, probs in _groups(files, kept):
-                records, uris = of_table(table, shards, uris_bytes, kept)
-                records["classes"], records["probs"] = classes, probs
-                records["tail"], records["weight"] = table["tail"].to_numpy(), table["weight"].to_numpy()
+            for table, records, uris in _groups(files, kept):
+                shards.place(records, table)
+                records["uri_at"] += uris_bytes
                 records.tofile(records_file)
                 uris_file.write(uris)
                 uris_bytes += len(uris)
@@ -243,19 +251,23 @@ def _kept_classes(store: Store, files: list[Path]) -> int:
     return 1  # hard targets
 
 
-def _groups(files: list[Path], kept: int) -> Iterator[tuple[pa.Table, npt.NDArray[np.int16], npt.NDArray[np.float32]]]:
-    """The row groups in their order, with classes and probabilities [N, kept]; threads read ahead."""
+def _groups(files: list[Path], kept: int) -> Iterator[tuple[pa.Table, npt.NDArray[Any], bytes]]:
+    """The row groups in their order, with their records, not yet placed, and uris; threads read ahead."""
 
-    def group(file: Path, number: int) -> tuple[pa.Table, npt.NDArray[np.int16], npt.NDArray[np.float32]]:
+    def group(file: Path, number: int) -> tuple[pa.Table, npt.NDArray[Any], bytes]:
         with pq.ParquetFile(file) as opened:
             table = opened.read_row_group(number, columns=_COLUMNS, use_threads=False)
-        lengths = pc.list_value_length(table["top_classes"]).to_numpy()
-        there = np.arange(kept)[None, :] < lengths[:, None]
-        classes = np.full((len(table), kept), -1, np.int16)
-        probs = np.zeros((len(table), kept), np.float32)
-        classes[there] = pc.list_flatten(table["top_classes"]).to_numpy()
-        probs[there] = pc.list_flatten(table["top_probs"]).to_numpy()
-        return table, classes, probs
+        records, uris = of_table(table, kept)
+        records["tail"], records["weight"] = table["tail"].to_numpy(), table["weight"].to_numpy()
+        classes, probs = (pc.list_flatten(table[name]).to_numpy() for name in ("top_classes", "top_probs"))
+        if len(classes) == kept * len(table):
+            records["classes"], records["probs"] = classes.reshape(-1, kept), probs.reshape(-1, kept)
+        else:
+            lengths = pc.list_value_length(table["top_classes"]).to_numpy()
+            there = np.arange(kept)[None, :] < lengths[:, None]
+            records["classes"] = -1
+            records["classes"][there], records["probs"][there] = classes, probs
+        return table, records, uris
 
     threads = min(4, os.cpu_count() or 1)
     waiting: deque[Any] = deque()

@@ -97,7 +97,8 @@ class Rows:
         if not n:
             raise InputError("there are no labeled images to train on", "curator add-images FOLDER --split labeled")
         shards = Shards(store, pack)
-        found, uris = of_table(table, shards, 0, 1)
+        found, uris = of_table(table, 1)
+        shards.place(found, table)
         found["classes"], found["probs"], found["weight"] = table["label"].to_numpy()[:, None], 1, 1
         unscanned = pc.sum(pc.equal(table["status"], "unscanned")).as_py()
         runs = np.array([[0, 0, 1]], np.int64)

@@ -1,12 +1,14 @@
 import contextlib
 import io
+import struct
 import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageFile, ImageOps
+from PIL import Image, ImageCms, ImageDraw, ImageFile, ImageOps
 
 from curator import decode as module
 from curator.decode import Scan, UnreadableImage, decode, scan
@@ -43,6 +45,15 @@ def orientation(value: int, kind: type = int) -> Image.Exif:
     exif[0x0112] = kind(value)
     exif[0x010F] = "a camera"
     return exif
+
+
+def turned(pixels: np.ndarray, value: int) -> np.ndarray:
+    """A picture as an EXIF orientation wants it shown."""
+    if value > 4:
+        pixels = pixels.swapaxes(0, 1)
+    if value in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels[::-1] if value in (3, 4, 7, 8) else pixels
 
 
 PICTURE = photograph(90, 70)
@@ -87,15 +98,23 @@ def test_smallest(size: tuple[int, int], kind: str) -> None:
 
 
 @pytest.mark.parametrize("value", range(1, 9))
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
-def test_exif_orientation(value: int, kind: str) -> None:
-    data = encode(PICTURE, kind, exif=orientation(value))
-    expected = as_timm(data)
-    assert expected.shape == ((70, 90, 3) if value < 5 else (90, 70, 3))
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [("JPEG", mode) for mode in ("RGB", "L", "CMYK")]
+    + [("PNG", mode) for mode in ("RGB", "RGBA", "P", "I;16")]
+    + [(kind, "RGB") for kind in ("TIFF", "WEBP", "AVIF")],
+)
+def test_exif_orientation(value: int, kind: str, mode: str) -> None:
+    deep = Image.fromarray(np.asarray(PICTURE)[..., 0] * np.uint16(256))
+    image = deep if mode == "I;16" else PICTURE.convert(mode)
+    data = encode(image, kind, exif=orientation(value))
     pixels = decode(data)
-    assert pixels.shape == expected.shape
-    assert np.abs(pixels.astype(int) - expected).max() <= 3
-    assert scan(data)[:2] == (expected.shape[1], expected.shape[0])
+    assert pixels.shape == ((70, 90, 3) if value < 5 else (90, 70, 3))
+    assert pixels.flags.c_contiguous
+    assert np.abs(pixels.astype(int) - turned(decode(encode(image, kind)), value)).max() <= 3
+    if mode != "I;16":
+        assert np.abs(pixels.astype(int) - as_timm(data)).max() <= 3
+    assert scan(data)[:2] == (pixels.shape[1], pixels.shape[0])
 
 
 def test_only_turned_jpegs_go_through_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,6 +154,19 @@ def test_16_bit_grey_is_scaled() -> None:
             np.testing.assert_array_equal(pixels[..., channel], expected)
 
 
+@pytest.mark.parametrize(("channels", "kind"), [(3, 2), (2, 4)])
+def test_16_bit_colour_loses_its_low_bytes(channels: int, kind: int) -> None:
+    """RGB, and grey with transparency, as Pillow reads them."""
+    values = np.random.default_rng(1).integers(0, 65536, (20, 30, channels)).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in values)  # filter 0: as they are
+    head = struct.pack(">IIBBBBB", 30, 20, 16, kind, 0, 0, 0)
+    parts = (b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
+    chunks = [struct.pack(">I", len(d)) + name + d + struct.pack(">I", zlib.crc32(name + d)) for name, d in parts]
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+    np.testing.assert_array_equal(decode(data), (values if channels == 3 else values[..., [0, 0, 0]]) >> 8)
+    np.testing.assert_array_equal(decode(data), as_timm(data))
+
+
 def test_pixels_without_a_range_are_refused() -> None:
     with pytest.raises(UnreadableImage, match="floating point"):
         decode(encode(Image.fromarray(np.ones((5, 5), np.float32)), "TIFF"))
@@ -155,7 +187,37 @@ def test_transparency_is_dropped() -> None:
     for transparency in (3, bytes(range(0, 256, 4)), None):
         options = {} if transparency is None else {"transparency": transparency}
         np.testing.assert_array_equal(decode(encode(palette, "PNG", **options)), expected)
+    np.testing.assert_array_equal(decode(encode(palette, "GIF", transparency=5)), expected)
     np.testing.assert_array_equal(decode(encode(PICTURE.convert("1"), "PNG"))[..., 1] % 255, 0)
+    for image in (PICTURE, PICTURE.convert("L")):
+        keyed = encode(image, "PNG", transparency=image.getpixel((0, 0)))
+        assert "transparency" in Image.open(io.BytesIO(keyed)).info
+        np.testing.assert_array_equal(decode(keyed), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {}), ("PNG", {"default_image": True}), ("TIFF", {})],
+)
+def test_first_frame(kind: str, options: dict[str, object]) -> None:
+    frames = [photograph(40, 30, seed) for seed in range(3)]
+    data = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    assert Image.open(io.BytesIO(data)).n_frames == 3
+    np.testing.assert_array_equal(decode(data), as_timm(data))
+    assert np.abs(decode(data).astype(int) - frames[0]).mean() <= 8  # the GIF has a palette
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "jpeg"])
+@pytest.mark.parametrize("mode", ["RGB", "CMYK", "YCbCr", "LAB"])
+def test_tiff_variants(mode: str, compression: str | None) -> None:
+    if mode == "LAB":
+        spaces = [ImageCms.createProfile(name) for name in ("sRGB", "LAB")]
+        image = ImageCms.applyTransform(PICTURE, ImageCms.buildTransform(*spaces, "RGB", "LAB"))
+    else:
+        image = PICTURE.convert(mode)
+    data = encode(image, "TIFF", compression=compression)
+    np.testing.assert_array_equal(decode(data), as_timm(data))
+    assert np.abs(decode(data).astype(int) - PICTURE).mean() <= 10
 
 
 @pytest.mark.parametrize(
