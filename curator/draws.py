@@ -1,13 +1,15 @@
 """Random numbers as pure functions of a key and a position: no generator, no state, the same on every thread and rank.
 
 The mixer is splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014). The
-shuffle is a Feistel network over the bits of the index with cycle walking (Black and Rogaway, "Ciphers with arbitrary
-finite domains", CT-RSA 2002), so that the order of a billion rows needs no memory.
+shuffle is the generalised Feistel cipher of Black and Rogaway, "Ciphers with arbitrary finite domains" (CT-RSA 2002):
+two digits of bases whose product is hardly above the size, and cycle walking. The order of a billion rows needs no
+memory.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -52,16 +54,17 @@ def shuffle(key: np.uint64, positions: npt.ArrayLike, size: int) -> npt.NDArray[
     Returns:
         [N] int64 in [0, size), different for different positions.
     """
-    half = np.uint64(max(1, (max(size - 1, 1).bit_length() + 1) // 2))
-    low = (np.uint64(1) << half) - np.uint64(1)
+    high = np.uint64(math.isqrt(size - 1) + 1)
+    low = np.uint64(-(-size // int(high)))
     keys = _mix(np.arange(1, _ROUNDS + 1, dtype=np.uint64) * _GOLDEN + key)
     values = np.array(positions, np.uint64)
     walking = np.arange(len(values))
-    while len(walking):
-        left, right = values[walking] >> half, values[walking] & low
-        for round_key in keys:
-            left, right = right, left ^ (_mix(right + round_key) & low)
-        values[walking] = (left << half) | right
+    while len(walking):  # seldom twice: of high * low values, fewer than `high` lie outside the range
+        left, right = values[walking] // low, values[walking] % low
+        for at in range(0, _ROUNDS, 2):
+            left = (left + _mix(right + keys[at]) % high) % high
+            right = (right + _mix(left + keys[at + 1]) % low) % low
+        values[walking] = left * low + right
         walking = walking[values[walking] >= size]
     return values.astype(np.int64)
 

@@ -330,7 +330,7 @@ class ManifestLoader:
             raise CuratorError(
                 f"{len(failures)} images could not be read, more than the budget of {self._budget}: "
                 f"{some(failures.values())}",
-                "restore them, or raise max_failures in the recipe (--set max_failures=0.01)",
+                "restore them, or raise max_failures (of a recipe: --set max_failures=0.01)",
             )
 
 

@@ -79,9 +79,12 @@ class Records:
     """Records in a file. Read, not mapped: mapped pages count as memory of the process, a whole manifest in the end."""
 
     def __init__(self, path: Path, record: np.dtype[Any]) -> None:
-        self._record, self._length = record, path.stat().st_size // record.itemsize
+        self._path, self._record, self._length = path, record, path.stat().st_size // record.itemsize
         self._file = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._path, self._record)  # another process opens the file for itself
 
     def __len__(self) -> int:
         return self._length
@@ -95,8 +98,12 @@ class Bytes:
     """The bytes of a file, as slices."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._file = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._path,)
 
     def __getitem__(self, part: slice) -> bytes:
         return os.pread(self._file, part.stop - part.start, part.start)

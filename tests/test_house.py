@@ -53,7 +53,9 @@ ORDER = [
     "shards",
     "packs",
     "recipes",
+    "records",
     "rows",
+    "batches",
     "loader",
     "timm_reader",
     "network",
@@ -78,8 +80,19 @@ ORDER = [
 
 # The modules that may import torch and timm when they are loaded. The others, the whole selection path among
 # them, work where torch is not installed: they import these only inside the functions that need them.
-TORCH = {"augment", "loader", "timm_reader", "network", "inference", "losses", "training", "labeling", "evaluation"}
-TORCH |= {"demo"}
+TORCH = {
+    "augment",
+    "batches",
+    "loader",
+    "timm_reader",
+    "network",
+    "inference",
+    "losses",
+    "training",
+    "labeling",
+    "evaluation",
+    "demo",
+}
 
 # Folders that are packages only so that the wheel carries their files; they hold no code.
 DATA = {"sql", "models"}
