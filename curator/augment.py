@@ -29,7 +29,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -99,6 +99,18 @@ class Augmentation:
         ):
             if not legal:
                 raise ValueError(f"{field} is {getattr(self, field)!r}, must be {rule}")
+
+
+class CentreCrop(NamedTuple):
+    """No noise: what `center_crop` makes of a picture.
+
+    Attributes:
+        size: Side of the square output in pixels.
+        share: Share of the short side that is kept, above 0 and at most 1.
+    """
+
+    size: int
+    share: float
 
 
 def augment(image: Pixels, how: Augmentation, draws: Draws, out: Pixels) -> None:

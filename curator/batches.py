@@ -60,6 +60,12 @@ class Statistics:
     images: int = 0
     failures: dict[int, str] = field(default_factory=dict)
 
+    def add(self, other: Statistics) -> None:
+        """Adds what another one counted."""
+        for name in (*STAGES, "wait", "images"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.failures |= other.failures
+
     @property
     def shares(self) -> dict[str, float]:
         """The parts of the threads' work, which add up to 1."""

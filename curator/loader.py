@@ -23,8 +23,17 @@ import numpy as np
 import numpy.typing as npt
 
 from curator import draws, packs, softlabels
-from curator.augment import DRAWS, OPERATIONS, Augmentation, crop_box, distort, single_threaded
-from curator.batches import STAGES, Batch, Piece, Slots, Statistics
+from curator.augment import (
+    DRAWS,
+    OPERATIONS,
+    Augmentation,
+    CentreCrop,
+    center_crop,
+    crop_box,
+    distort,
+    single_threaded,
+)
+from curator.batches import Batch, Piece, Slots, Statistics
 from curator.decode import Box, UnreadableImage, decode_crop
 from curator.errors import CuratorError, InputError, some
 from curator.images import read_bytes
@@ -32,6 +41,7 @@ from curator.recipes import Recipe
 from curator.rows import Place, Rows
 from curator.store import Store
 
+Noise = Augmentation | CentreCrop
 CACHE_BYTES = 512 * 2**20
 _LEAST, _MOST = 8, 64  # images of a piece of work, of which batches are made
 
@@ -50,7 +60,7 @@ class ManifestLoader:
         root: Folder that relative uris start from.
         streams: Rows with the number of rows that each batch takes from them, all ranks together. Passes are counted
             by the last; labeled rows come first.
-        augmentation: Size and noise.
+        noise: Size and noise of the rows of each stream, or of all of them.
         classes: C.
         seed: Seed of order and augmentation.
         rank: Which part of each batch this process makes.
@@ -65,7 +75,7 @@ class ManifestLoader:
         self,
         root: Path,
         streams: list[tuple[Rows, int]],
-        augmentation: Augmentation,
+        noise: Noise | list[Noise],
         classes: int,
         *,
         seed: int = 0,
@@ -75,13 +85,11 @@ class ManifestLoader:
         cache_bytes: int = CACHE_BYTES,
         max_failures: float = 0.001,
     ) -> None:
-        if not 0 <= rank < world:
-            raise InputError(f"there is no rank {rank} among {world}", "ranks are 0 to world - 1")
+        _expect_sensible(rank, world, threads, max_failures, [count for _, count in streams])
         self.root = root
+        each = noise if isinstance(noise, list) else [noise] * len(streams)
+        self.noise = [kind for kind, (_, count) in zip(each, streams, strict=True) if count]
         self.streams = [(rows, count) for rows, count in streams if count]
-        if not self.streams:
-            raise InputError("batches of no rows", "give a batch size above 0")
-        self.augmentation = augmentation
         self.classes = classes
         self.seed = seed
         self.rank, self.world = rank, world
@@ -92,6 +100,7 @@ class ManifestLoader:
         self._share = cache_bytes // rows
         self._cache: dict[tuple[int, int], npt.NDArray[np.uint8]] = {}
         self._position = 0
+        self._failed: set[int] = set()  # unreadable images of the batches that were given out
         self._lock = Lock()
 
     @classmethod
@@ -124,13 +133,16 @@ class ManifestLoader:
             InputError: The manifest or the pack is not there or cannot be used.
         """
         store = store if isinstance(store, Store) else Store(store)
+        how = augmentation or Augmentation(size)
+        if how.size != size:
+            raise InputError(f"the augmentation makes images of {how.size} px, not {size}", "give both the same size")
         pack = packs.chosen(store, pack, size)
         streams = []
         if manifest is None or labeled_batch:
             streams.append((Rows.labeled(store, pack), batch_size if manifest is None else labeled_batch))
         if manifest is not None:
             streams.append((Rows.manifest(store, manifest, pack), batch_size))
-        return cls(store.root, streams, augmentation or Augmentation(size), len(store.classes()), **options)
+        return cls(store.root, streams, how, len(store.classes()), **options)
 
     @property
     def batch_size(self) -> int:
@@ -149,8 +161,8 @@ class ManifestLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands: behind the batch that was given out last."""
-        rows = self.streams[-1][0].name
-        return {"epoch": self.epoch, "position": self.position, "seed": self.seed, "rows": rows}
+        rows, packs = self.streams[-1][0].name, [[rows.pack, rows.packed] for rows, _ in self.streams]
+        return {"epoch": self.epoch, "position": self.position, "seed": self.seed, "rows": rows, "packs": packs}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a state; threads, ranks and batch size may be others than when it was written.
@@ -164,6 +176,12 @@ class ManifestLoader:
                 f"the loader's state is of {state['rows']} with seed {state['seed']}, and this loader has {rows.name} "
                 f"with seed {self.seed}",
                 "load it into a loader of the same manifest and seed",
+            )
+        packs = [[each.pack, each.packed] for each, _ in self.streams]
+        if state["packs"] != packs:
+            raise InputError(
+                f"the loader's state is of other pictures: pack and packed images were {state['packs']}, now {packs}",
+                "open the loader with the pack of before (pack=None for none); an extended pack cannot be taken back",
             )
         self._position = int(state["epoch"]) * rows.length + int(state["position"])
 
@@ -207,6 +225,7 @@ class ManifestLoader:
 
     def _run(self, work: Iterable[_Spans]) -> Generator[Batch]:
         """Makes batches ahead of the consumer."""
+        self._failed |= self.statistics.failures.keys()  # those that a resumed run knew before
         piece = min(_MOST, max(_LEAST, math.ceil(self.batch_size / self.world / self.threads / 2)))
         ahead = 1 + math.ceil(2 * self.threads * piece * self.world / self.batch_size)
         buffers: list[npt.NDArray[np.uint8]] = []
@@ -228,7 +247,7 @@ class ManifestLoader:
             # Two holders: the list, and the call that counts. A tensor, or any view of one, would be another.
             if sys.getrefcount(buffers[number]) == 2:
                 return buffers[number]
-        size = self.augmentation.size
+        size = self.noise[0].size
         most = sum(math.ceil(count / self.world) for _, count in self.streams)
         buffers.append(np.empty((most, size, size, 3), np.uint8))
         del buffers[: -(ahead + 3)]  # those that the consumer keeps are his
@@ -260,13 +279,13 @@ class ManifestLoader:
         self.statistics.wait += time.perf_counter() - began
         self.statistics.images += int(slots.there.sum())
         if not slots.there.all():
-            self._check_failures()
+            self._check_failures(slots.image_ids[~slots.there].tolist())
         return slots.batch()
 
     def _fill(self, piece: Piece, slots: Slots) -> None:
         """One piece of a batch, in one thread."""
         began = time.perf_counter()
-        rows, _ = self.streams[piece.stream]
+        (rows, _), noise = self.streams[piece.stream], self.noise[piece.stream]
         positions = np.arange(piece.first, piece.last)
         chosen = rows.at(positions, self.seed)
         part = rows.read(chosen)
@@ -284,24 +303,25 @@ class ManifestLoader:
             strict=True,
         ):
             try:
-                crop = self._crop((piece.stream, row), place, numbers, spent)
+                crop = self._crop((piece.stream, row), place, noise, numbers, spent)
             except UnreadableImage as error:
                 inside = f" (in {place.shard})" if place.shard and not place.uri.startswith(place.shard) else ""
                 spent.failures[image_id] = f"{place.uri}: {error}{inside}"
                 continue
             began = time.perf_counter()
-            distort(crop, self.augmentation, numbers, slots.images[slot])
+            if isinstance(noise, CentreCrop):
+                center_crop(crop, noise.size, noise.share, slots.images[slot])
+            else:
+                distort(crop, noise, numbers, slots.images[slot])
             spent.augment += time.perf_counter() - began
             slots.there[slot] = True
         with self._lock:
-            for stage in STAGES:
-                setattr(self.statistics, stage, getattr(self.statistics, stage) + getattr(spent, stage))
-            self.statistics.failures |= spent.failures
+            self.statistics.add(spent)
 
     def _crop(
-        self, key: tuple[int, int], place: Place, numbers: list[float], spent: Statistics
+        self, key: tuple[int, int], place: Place, noise: Noise, numbers: list[float], spent: Statistics
     ) -> npt.NDArray[np.uint8]:
-        """The pixels of an image's random crop; an image that is small enough is decoded whole, and kept."""
+        """The pixels of an image that its noise asks for; a small image is decoded whole, and kept."""
         picture = self._cache.get(key)
         if picture is None:
             small = False
@@ -309,7 +329,7 @@ class ManifestLoader:
             def choose(width: int, height: int) -> Box:
                 nonlocal small
                 small = width * height * 3 <= self._share
-                return (0, 0, width, height) if small else crop_box(width, height, self.augmentation, numbers)
+                return (0, 0, width, height) if small else _box(width, height, noise, numbers)
 
             began = time.perf_counter()
             data = read_bytes(self.root, *place)
@@ -320,18 +340,38 @@ class ManifestLoader:
             if not small:
                 return picture
             self._cache[key] = picture
-        left, top, width, height = crop_box(picture.shape[1], picture.shape[0], self.augmentation, numbers)
+        left, top, width, height = _box(picture.shape[1], picture.shape[0], noise, numbers)
         return picture[top : top + height, left : left + width]
 
-    def _check_failures(self) -> None:
-        with self._lock:
-            failures = dict(self.statistics.failures)
-        if len(failures) > self._budget:
+    def _check_failures(self, image_ids: list[int]) -> None:
+        """Counts images of a batch that is given out: those of later ones may be known, or not yet."""
+        self._failed.update(image_ids)
+        if len(self._failed) > self._budget:
+            with self._lock:
+                reasons = [self.statistics.failures[image_id] for image_id in sorted(self._failed)]
             raise CuratorError(
-                f"{len(failures)} images could not be read, more than the budget of {self._budget}: "
-                f"{some(failures.values())}",
-                "restore them, or raise max_failures (of a recipe: --set max_failures=0.01)",
+                f"{len(reasons)} images could not be read, more than the budget of {self._budget}: {some(reasons)}",
+                "restore them (a pack's: curator pack NAME --verify), or raise max_failures (of a recipe: --set "
+                "max_failures=0.01)",
             )
+
+
+def _expect_sensible(rank: int, world: int, threads: int | None, max_failures: float, counts: list[int]) -> None:
+    whole = {"rank": rank, "world": world, "threads": 1 if threads is None else threads}
+    whole |= {f"batch size {number}": count for number, count in enumerate(counts, start=1)}
+    for what, value in whole.items():
+        if not isinstance(value, int) or value < 0:
+            raise InputError(f"the loader's {what} is {value!r}", "give a whole number")
+    if rank >= world:
+        raise InputError(f"there is no rank {rank} among {world}", "ranks are 0 to world - 1")
+    if not counts or counts[-1] < world:
+        raise InputError(f"batches of {counts[-1] if counts else 0} rows for {world} ranks", "give a larger batch size")
+    if threads == 0 or not isinstance(max_failures, float | int) or not 0 <= max_failures <= 1:
+        raise InputError(f"threads are {threads}, max_failures is {max_failures}", "1 or more; a share between 0 and 1")
+
+
+def _box(width: int, height: int, noise: Noise, numbers: list[float]) -> Box:
+    return (0, 0, width, height) if isinstance(noise, CentreCrop) else crop_box(width, height, noise, numbers)
 
 
 def augmentation(recipe: Recipe) -> Augmentation:

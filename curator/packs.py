@@ -10,7 +10,9 @@ start; a shard that the table names and that is gone is forgotten then, and its 
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -164,6 +166,14 @@ def index(store: Store, name: str) -> pa.Table:
     found = found.sort_by("image_id").combine_chunks()
     numbers = pa.array(found["number"].to_numpy())
     return found.set_column(1, "shard", pa.DictionaryArray.from_arrays(numbers, there))
+
+
+def state(store: Store, name: str) -> str:
+    """A short name for which files of a pack there are: what `index` says depends on nothing else."""
+    with closing(store.connect()) as con:
+        shards = queries.rows(con, queries.text("pack_shards"), pack=name)
+    there = [(shard["shard"], shard["images"]) for shard in shards if _is_there(store, shard)]
+    return hashlib.blake2b(repr(there).encode(), digest_size=6).hexdigest()
 
 
 def fitting(store: Store, size: int) -> str | None:
@@ -338,8 +348,8 @@ def _clean(store: Store, name: str) -> int:
         images = sum(shard["images"] for shard in gone)
         progress.say(f"files that are gone or cut off: {len(gone)}; their {images} images count as not packed")
     kept = {store.path / shard["shard"] for shard in shards if shard not in gone}
-    for file in (store.path / _FOLDER / name).glob("*.tar*"):
-        if file not in kept:
+    for file in (store.path / _FOLDER / name).iterdir():
+        if file not in kept and re.fullmatch(r"\d{6}\.tar(\.unfinished)?", file.name):
             file.unlink()
     return 1 + max((int(Path(shard["shard"]).stem) for shard in shards), default=-1)
 

@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curator import packs, progress
+from curator.errors import InputError
 from curator.lock import alone
 from curator.store import Store
 
@@ -34,7 +35,7 @@ Ints = npt.NDArray[np.int64]
 
 _COLUMNS = ["image_id", "copies", "weight", "uri", "shard", "byte_offset", "byte_length", "top_classes", "top_probs"]
 _COLUMNS += ["tail"]
-_FORMAT = 1  # of the folders; another one makes them anew
+_FORMAT = 2  # of the folders; another one makes them anew
 
 
 def record(kept: int) -> np.dtype[Any]:
@@ -79,7 +80,9 @@ class Records:
     """Records in a file. Read, not mapped: mapped pages count as memory of the process, a whole manifest in the end."""
 
     def __init__(self, path: Path, record: np.dtype[Any]) -> None:
-        self._path, self._record, self._length = path, record, path.stat().st_size // record.itemsize
+        # absolute, for a process that opens it again somewhere else
+        self._path, self._record = path.absolute(), record
+        self._length = path.stat().st_size // record.itemsize
         self._file = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
 
@@ -98,7 +101,7 @@ class Bytes:
     """The bytes of a file, as slices."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path = path.absolute()
         self._file = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
 
@@ -113,19 +116,17 @@ class Shards:
     """Numbers the shards, and sends rows that a pack holds to the pack."""
 
     def __init__(self, store: Store, pack: str | None) -> None:
-        self.names: list[str] = []
+        self.names: list[tuple[bool, str]] = []  # whether of the pack, and so relative to the store and not to the root
         self.packed = 0
-        self._number: dict[str, int] = {}
+        self._number: dict[tuple[bool, str], int] = {}
         self._index = None
         if pack is not None:
             index = packs.index(store, pack)
             self._index = index["image_id"].to_numpy(), index
-            folder = os.path.relpath(store.path.absolute(), store.root)
-            self._folder = "" if folder == "." else f"{folder}/"
 
     def place(self, records: npt.NDArray[Any], table: pa.Table) -> None:
         """Fills shard, byte_offset and byte_length of records in."""
-        records["shard"] = self._numbers(table["shard"], "")
+        records["shard"] = self._numbers(table["shard"], False)
         for name in ("byte_offset", "byte_length"):
             records[name] = pc.fill_null(table[name], 0).to_numpy()
         if self._index is None or not len(self._index[0]):
@@ -134,22 +135,27 @@ class Shards:
         at = np.minimum(np.searchsorted(ids, records["image_id"]), len(ids) - 1)
         inside = np.flatnonzero(ids[at] == records["image_id"])
         there = index.take(pa.array(at[inside]))
-        records["shard"][inside] = self._numbers(there["shard"], self._folder)
+        records["shard"][inside] = self._numbers(there["shard"], True)
         for name in ("byte_offset", "byte_length"):
             records[name][inside] = there[name].to_numpy()
         self.packed += len(inside)
 
-    def _numbers(self, shards: pa.ChunkedArray, folder: str) -> npt.NDArray[np.int32]:
+    def _numbers(self, shards: pa.ChunkedArray, packed: bool) -> npt.NDArray[np.int32]:
         coded = shards.combine_chunks().dictionary_encode()
         numbers = []
         for name in coded.dictionary.to_pylist():
-            number = self._number.setdefault(folder + name, len(self.names))
+            number = self._number.setdefault((packed, name), len(self.names))
             if number == len(self.names):
-                self.names.append(folder + name)
+                self.names.append((packed, name))
             numbers.append(number)
         codes = pc.fill_null(coded.indices, -1).to_numpy()
         found: npt.NDArray[np.int32] = np.array([*numbers, -1], np.int32)[codes]  # the code -1 takes the last
         return found
+
+
+def paths(names: list[tuple[bool, str]], store: Store) -> list[str]:
+    """Where the shards are, relative to the root or absolute. The store may have another place by now."""
+    return [str(store.path.absolute() / name) if packed else name for packed, name in names]
 
 
 def of_table(table: pa.Table, kept: int) -> tuple[npt.NDArray[Any], bytes]:
@@ -178,12 +184,26 @@ def lay_out(store: Store, key: str, files: list[Path], pack: str | None, unique:
 
     Args:
         store: The store.
-        key: Name of the folder: the manifest's sha256, and the state of the pack behind it.
+        key: Name of the folder: the manifest's sha256, and the state of the pack behind it. Folders of other states may
+            be in use and stay.
         files: The manifest's files.
         pack: The pack that images are read from, where they are in it.
         unique: Rows of the manifest, for the progress bar.
+
+    Raises:
+        InputError: The folder cannot be written.
     """
     folder = store.path / "rows" / key
+    try:
+        return _open(store, folder, files, pack, unique)
+    except PermissionError:
+        raise InputError(
+            f"the loader lays a manifest's rows out in {folder.parent}, once, and may not write there",
+            "open the loader once as somebody who may, or change the folder's permissions",
+        ) from None
+
+
+def _open(store: Store, folder: Path, files: list[Path], pack: str | None, unique: int) -> Layout:
     if not _is_there(folder):
         with alone(folder.parent):
             if not _is_there(folder):  # else another process made it meanwhile
@@ -191,7 +211,8 @@ def lay_out(store: Store, key: str, files: list[Path], pack: str | None, unique:
     about = json.loads((folder / "about.json").read_text("utf-8"))
     records = Records(folder / "records", record(about["kept"]))
     runs = np.load(folder / "runs.npy")
-    return Layout(records, Bytes(folder / "uris"), about["shards"], runs, about["length"], about["packed"])
+    shards = paths(about["shards"], store)
+    return Layout(records, Bytes(folder / "uris"), shards, runs, about["length"], about["packed"])
 
 
 def _is_there(folder: Path) -> bool:
@@ -199,16 +220,15 @@ def _is_there(folder: Path) -> bool:
     try:
         about = json.loads((folder / "about.json").read_text("utf-8"))
         sizes = {name: (folder / name).stat().st_size for name in about["bytes"]}
+        np.load(folder / "runs.npy")
         return bool(about["format"] == _FORMAT and sizes == about["bytes"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, EOFError):
         return False
 
 
 def _make(folder: Path, files: list[Path], shards: Shards, kept: int, unique: int) -> None:
     """Lays the rows of a manifest out for reading by number; the folder is there when it is complete."""
-    for old in folder.parent.glob(f"{folder.name[:64]}*"):  # of this manifest: another state of the pack, or damaged
-        shutil.rmtree(old)
-    for old in folder.parent.glob(".unfinished-*"):
+    for old in [*folder.parent.glob(folder.name), *folder.parent.glob(".unfinished-*")]:  # damaged, of killed runs
         shutil.rmtree(old)
     beside = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder.parent))
     try:

@@ -5,7 +5,6 @@ position in the endless sequence of passes -> keyed shuffle -> run of copies -> 
 
 from __future__ import annotations
 
-import errno
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curator import draws, manifests, queries
+from curator import draws, manifests, packs, queries
 from curator.errors import InputError, some
-from curator.records import Bytes, Ints, Records, Shards, lay_out, of_table
+from curator.records import Bytes, Ints, Records, Shards, lay_out, of_table, paths
 from curator.store import Store
 
 
@@ -102,7 +101,8 @@ class Rows:
         found["classes"], found["probs"], found["weight"] = table["label"].to_numpy()[:, None], 1, 1
         unscanned = pc.sum(pc.equal(table["status"], "unscanned")).as_py()
         runs = np.array([[0, 0, 1]], np.int64)
-        return cls("labeled", found, uris, shards.names, runs, n, 1.0, unscanned, pack, shards.packed)
+        where = paths(shards.names, store)
+        return cls("labeled", found, uris, where, runs, n, 1.0, unscanned, pack, shards.packed)
 
     @classmethod
     def manifest(cls, store: Store, name: str, pack: str | None = None) -> Rows:
@@ -118,14 +118,15 @@ class Rows:
         """
         found = manifests.find(store, name)
         files = sorted(found.path.glob("*.parquet"))
-        state = f"-{pack}-{store.delta('packed').version()}" if pack else ""
+        state = f"-{pack}-{packs.state(store, pack)}" if pack else ""
         try:
             if not files:
                 raise FileNotFoundError(f"no files in {found.path}")
             _expect_no_twins(store, name, files)
             laid = lay_out(store, f"{found.sha256}{state}", files, pack, found.unique_images)
         except (OSError, pa.ArrowException, duckdb.Error) as error:
-            if getattr(error, "errno", None) not in (None, errno.ENOENT):  # the disk is full, say
+            whole = files and all(file.exists() for file in files)
+            if whole and getattr(error, "errno", None) is not None:  # the disk is full, say
                 raise
             raise InputError(
                 f"the files of the manifest '{name}' cannot be read ({str(error).splitlines()[0]})",
@@ -160,8 +161,26 @@ class Rows:
         return found
 
     def read(self, rows: Ints) -> Part:
-        """The rows [N] of these numbers."""
+        """The rows [N] of these numbers.
+
+        Raises:
+            InputError: What was laid out is damaged.
+        """
+        try:
+            return self._read(rows)
+        except (ValueError, IndexError):  # cut off, no text, no shard of that number
+            raise self._damaged() from None
+
+    def _damaged(self) -> InputError:
+        return InputError(
+            f"the rows that were laid out for the {self.name} are damaged",
+            "delete the folder rows of the store; it is made again",
+        )
+
+    def _read(self, rows: Ints) -> Part:
         found = self.records[rows]
+        if not found["uri_bytes"].all():  # a page of zeros, as a power cut may leave
+            raise self._damaged()
         uris, shards = self.uris, self.shards
         places = []
         columns = (found[name].tolist() for name in ("uri_at", "uri_bytes", "shard", "byte_offset", "byte_length"))

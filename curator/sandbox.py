@@ -41,7 +41,11 @@ def open_sandbox(store: Store, memory_limit: str = MEMORY_LIMIT) -> Iterator[duc
     """
     # Without a folder for temporary files, DuckDB would spill to .tmp in the current folder.
     con = duckdb.connect(
-        config={"enable_external_access": "false", "python_enable_replacements": "false", "temp_directory": ""}
+        config={
+            "enable_external_access": "false",
+            "python_enable_replacements": "false",
+            "temp_directory": "",
+        }
     )
     try:
         for name, table in TABLES.items():
@@ -58,6 +62,7 @@ def open_sandbox(store: Store, memory_limit: str = MEMORY_LIMIT) -> Iterator[duc
             if folder.is_dir():
                 con.register(row["name"], ds.dataset(folder, schema=MANIFEST_ROW.schema, format="parquet"))
         con.execute("set timezone = 'UTC'")
+        con.execute("set enable_progress_bar = false")  # it goes to standard output, where the answer belongs
         try:
             con.execute("set memory_limit = $limit", {"limit": memory_limit})
         except duckdb.Error as error:

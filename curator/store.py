@@ -220,6 +220,7 @@ class Store:
         spill = Path(tempfile.gettempdir()) / f"curator-{os.getuid()}"
         con = duckdb.connect(config={"temp_directory": str(spill), "memory_limit": MEMORY})
         con.execute("set timezone = 'UTC'")
+        con.execute("set enable_progress_bar = false")  # it goes to standard output, where the answer belongs
         for name, table in TABLES.items():
             paths = self.files(name, (versions or {}).get(name))
             try:

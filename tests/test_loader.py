@@ -106,7 +106,7 @@ def test_a_batch_stays_right_while_it_is_held_and_memory_is_used_again(made: Sto
     assert [kept(batch) for batch in everything] == expected
 
 
-@pytest.mark.parametrize("world", [2, 3, 5, 16])
+@pytest.mark.parametrize("world", [2, 3, 5, 8])
 def test_the_ranks_share_each_batch(made: Store, world: int) -> None:
     streams = [(Rows.labeled(made), 4), (Rows.manifest(made, MANIFEST), 8)]
 
@@ -199,8 +199,21 @@ def test_a_state_belongs_to_its_rows_and_seed(made: Store) -> None:
 def test_options_that_make_no_sense(made: Store) -> None:
     with pytest.raises(InputError, match="there is no rank 2 among 2"):
         loader(made, rank=2, world=2)
-    with pytest.raises(InputError, match="batches of no rows"):
-        ManifestLoader.open(made, MANIFEST, size=16, batch_size=0)
+    for options, what in (
+        ({"batch_size": 0}, "batches of 0 rows for 1 ranks"),
+        ({"batch_size": 2, "world": 4}, "batches of 2 rows for 4 ranks"),
+        ({"batch_size": -1}, "batch size 1 is -1"),
+        ({"batch_size": 2.5}, r"batch size 1 is 2\.5"),
+        ({"batch_size": "16"}, "batch size 1 is '16'"),
+        ({"batch_size": 8, "labeled_batch": -3}, "batch size 1 is -3"),
+        ({"batch_size": 8, "threads": 0}, "threads are 0"),
+        ({"batch_size": 8, "threads": -1}, "threads is -1"),
+        ({"batch_size": 8, "max_failures": float("nan")}, "max_failures is nan"),
+        ({"batch_size": 8, "max_failures": None}, "max_failures is None"),
+        ({"batch_size": 8, "augmentation": Augmentation(17)}, "images of 17 px, not 16"),
+    ):
+        with pytest.raises(InputError, match=what):
+            ManifestLoader.open(made, MANIFEST, size=16, **options)  # type: ignore[arg-type]
 
 
 def test_targets_are_the_manifests_soft_labels(made: Store) -> None:

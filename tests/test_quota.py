@@ -151,6 +151,7 @@ for part in parts():
     histogram.add(part.label, part.score)
 with tempfile.TemporaryDirectory() as folder:
     con = duckdb.connect(config={"memory_limit": "200MB", "temp_directory": folder})
+    con.execute("set enable_progress_bar = false")
     quota.keep(con, parts(), histogram, quota.Rule(int(sys.argv[1]) // 2000), Path(folder))
     con.close()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)

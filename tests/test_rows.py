@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickle
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -165,6 +166,7 @@ def test_nothing_to_train_on(tmp_path: Path) -> None:
 
 
 def test_rows_of_a_pack_say_where_the_packed_picture_is(store: Store) -> None:
+    shutil.rmtree(store.path / "rows", ignore_errors=True)
     small = Form(16, 90)
     packs.pack(store, None, small)  # the labeled split alone
     before = Rows.manifest(store, MANIFEST, small.name)
@@ -180,8 +182,42 @@ def test_rows_of_a_pack_say_where_the_packed_picture_is(store: Store) -> None:
         data = read_bytes(store.root, *place)
         assert hashlib.blake2b(data, digest_size=16).hexdigest() == packed["content_hash"]
         assert decode(data).shape == (16, 16, 3)
-    # one layout without the pack, and one for its newest state
-    sha256 = store.rows("select sha256 from manifests where name = 'm'")[0]["sha256"]
-    left = sorted(path.name for path in (store.path / "rows").iterdir() if path.name.startswith(sha256))
-    assert len(left) == 1
-    assert left[0].startswith(f"{sha256}-16-q90-")
+    # a file of the pack that is gone: its rows are read from the originals
+    (store.path / part.places[0].shard).unlink()  # type: ignore[operator]
+    less = Rows.manifest(store, MANIFEST, small.name)
+    assert less.packed == 13 - sum(place.shard == part.places[0].shard for place in part.places)
+    assert [read_bytes(store.root, *place) for place in less.read(np.arange(13)).places]
+    assert len([*(store.path / "rows").iterdir()]) == 4  # without it, and three states; they may be in use
+
+
+def test_a_store_that_was_moved(store: Store) -> None:
+    shutil.rmtree(store.path / "rows", ignore_errors=True)
+    small = Form(16, 90)
+    packs.pack(store, MANIFEST, small)
+    before = [read_bytes(store.root, *p) for p in Rows.manifest(store, MANIFEST, small.name).read(np.arange(13)).places]
+    moved = store.path.rename(store.path.with_name("elsewhere"))
+    rows = Rows.manifest(Store(moved), MANIFEST, small.name)
+    assert [read_bytes(store.root, *place) for place in rows.read(np.arange(13)).places] == before
+    assert len([*(moved / "rows").iterdir()]) == 1
+
+
+def test_damage_of_the_right_size_is_told(store: Store) -> None:
+    shutil.rmtree(store.path / "rows", ignore_errors=True)
+    Rows.manifest(store, MANIFEST)
+    (folder,) = (store.path / "rows").iterdir()
+    for name, data in (("records", bytes(400)), ("uris", b"\xff" * 100)):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[: len(whole)] + whole[len(data) :])
+        with pytest.raises(InputError, match="are damaged\n  mend: delete the folder rows"):
+            Rows.manifest(store, MANIFEST).read(np.arange(13))
+        (folder / name).write_bytes(whole)
+    runs = (folder / "runs.npy").read_bytes()
+    (folder / "runs.npy").write_bytes(bytes(len(runs)))
+    assert len(Rows.manifest(store, MANIFEST).read(np.arange(13)).places) == 13  # laid out again
+
+
+def test_a_reader_elsewhere_opens_the_files_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(store.path.parent)
+    rows = pickle.dumps(Rows.manifest(Store("store"), MANIFEST))
+    monkeypatch.chdir("/")
+    assert pickle.loads(rows).read(np.arange(13)).places == Rows.manifest(store, MANIFEST).read(np.arange(13)).places

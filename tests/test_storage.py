@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from curator import queries, softlabels
 from curator.labels import PartWriter, publish
-from curator.loader import Rows
+from curator.rows import Rows
 from curator.store import Store
 
 ROUNDED = 2.0**-19  # nats that one class may add
@@ -223,12 +223,12 @@ def test_kept_classes_from_init_to_targets(
     assert curator("check", "a", "--store", store).code == 0
     rows = Rows.manifest(Store(store), "a")
     assert len(rows) > 40
-    classes, top, tail = rows.targets
+    _, _, classes, top, tail, _ = part = rows.read(np.arange(len(rows)))
     assert classes.shape[1] == kept
     assert (tail == 0).all() == (kept == 40)
     images = Store(store).rows("select image_id, uri from images")
     places = {row["image_id"]: uris.index(row["uri"]) for row in images}
-    want = probs[[places[image] for image in rows.image_id.tolist()]]
+    want = probs[[places[image] for image in part.image_id.tolist()]]
     read = softlabels.expand(classes, top, tail, 40)
     if kept == 40:
         np.testing.assert_allclose(read, want, rtol=2**-5)

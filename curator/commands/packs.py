@@ -50,7 +50,7 @@ def pack(
         if manifest is not None and (original or (size, quality) != (None, None)):
             what = "--verify takes a pack by its name or by its settings, and here are both"
             raise InputError(what, f"curator pack {manifest} --verify")
-        _verify(Store(store), manifest or form.name, json)
+        _verify(Store(store), form.name if manifest is None else manifest, json)
         return
     done = packs.pack(
         Store(store), manifest, form, dry_run=dry_run,
