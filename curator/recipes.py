@@ -1,41 +1,40 @@
-"""Recipes: what is trained and how, as TOML files of `models/` or of the user, checked as a whole.
+"""Recipes: what is trained and how, as TOML files of `models/` or of the user, and what their keys come to.
+
+    base ... -> file -> --set -> contradictions, checks -> Recipe -> steps, rates, sizes of a run
 
 All mistakes of a recipe are reported at once, each with its line, or with "--set" where it was given there.
 """
 
 from __future__ import annotations
 
-import copy
-import difflib
-import json
-import re
-import sys
-import tomllib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from curator.errors import InputError, some, suggestion
+from curator import configuration, contradictions
+from curator.configuration import Section
+from curator.errors import InputError, suggestion
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class Section(BaseModel):
-    """A table of a recipe: fixed keys, fixed values."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+AtLeastZero = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Side = Annotated[int, Field(ge=8, le=2048)]  # of a square input, in pixels
+Crop = Annotated[float, Field(gt=0, le=1)]  # share of the short side that the evaluation crop keeps
+Count = Annotated[int, Field(ge=1)]
 
 
 class Network(Section):
     """The network."""
 
     architecture: str  # a timm name, or package.module:function that takes num_classes and returns a module
-    resolution: Annotated[int, Field(ge=8, le=2048)]  # side of the square input in pixels
-    test_crop: Annotated[float, Field(gt=0, le=1)] = 0.875  # share of the short side that the evaluation crop keeps
+    resolution: Side  # of the pictures that it is trained on
+    test_crop: Crop = 0.875
+    # Of the pictures that it labels and is evaluated on: `finetune.resolution`, or `resolution` where there is none.
+    test_resolution: Side = Field(default_factory=lambda before: before.get("resolution", 0))
+    pretrained: bool = False  # begin with timm's weights
     arguments: dict[str, Any] = {}  # passed to timm.create_model
 
 
@@ -51,17 +50,27 @@ class Noise(Section):
     crop_ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)  # aspect of the random crop
     flip: Share = 0.5  # probability of a horizontal flip
     cutout: Share = 0.0  # side of a grey square, as a share of the image's
+    mixup: AtLeastZero = 0.0  # alpha of the Beta distribution that two images' shares come from; 0 switches it off
+    cutmix: AtLeastZero = 0.0  # the same for a rectangle of one image in another
+    mix: Share = 1.0  # probability that a batch is mixed
+    augment: Literal["all", "labeled", "pseudo", "none"] = "all"  # rows with random pictures; others: the centre crop
 
 
 class Schedule(Section):
-    """How long, in which batches. Exactly one of steps and epochs."""
+    """How long, in which batches. Exactly one of steps and epochs, and not both warm-ups."""
 
-    steps: Annotated[int, Field(ge=1)] | None = None
+    steps: Count | None = None
     epochs: Positive | None = None  # passes over the labeled images
-    labeled_batch: Annotated[int, Field(ge=1)]  # labeled images of a step
+    labeled_batch: Count  # labeled images of a step
     pseudo_ratio: Annotated[int, Field(ge=0)] = 1  # pseudo-labeled images for each labeled one
     warmup_steps: Annotated[int, Field(ge=0)] = 0
-    decay: Literal["cosine", "constant"] = "cosine"
+    warmup_epochs: AtLeastZero | None = None
+    decay: Literal["cosine", "constant", "exponential"] = "cosine"
+    decay_rate: Annotated[float, Field(gt=0, le=1)] = 0.97  # exponential: what the rate is multiplied by ...
+    decay_epochs: Positive = 2.4  # ... every so many epochs
+    # `joint`: both kinds of rows in every step. `pretrain`: pseudo-labeled rows alone, then labeled rows alone.
+    mode: Literal["joint", "pretrain"] = "joint"
+    pretrain: Annotated[float, Field(gt=0, lt=1)] = 0.8  # the share of the steps that takes pseudo-labeled rows
 
 
 class Optimizer(Section):
@@ -69,8 +78,12 @@ class Optimizer(Section):
 
     name: str = "adamw"
     learning_rate: Positive = 1e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    base_batch: Count | None = None  # the labeled batch that rates are for, scaled linearly; absent: as given
+    weight_decay: AtLeastZero = 0.05
     momentum: Share = 0.9
+    alpha: Share | None = None  # RMSProp's decay; absent: the optimiser's own
+    eps: Positive | None = None  # absent: the optimiser's own
+    clip: Positive | None = None  # largest norm of the gradient; absent: any
 
 
 class Loss(Section):
@@ -91,6 +104,33 @@ class Average(Section):
     warmup: bool = True  # min(decay, step / (step + 9)), so that short runs forget their start
 
 
+class Compute(Section):
+    """How the numbers are computed, not which ones."""
+
+    # "auto" may choose differently on another machine, or on a busy one; a resumed run keeps what was chosen.
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    compile: bool = False  # torch.compile
+    accumulate: Count = 1  # forward passes that a step's batch is cut into, where memory is short
+    sync_batchnorm: bool = False  # statistics over all processes' rows
+    keep_checkpoints: Count = 1
+
+
+class Finetune(Section):
+    """A last phase at a larger resolution: labeled images alone, without noise, a part of the network fixed.
+
+    It mends that objects look larger in random crops than in the centre crops of a test (Touvron et al., "Fixing the
+    train-test resolution discrepancy", NeurIPS 2019). Exactly one of steps and epochs.
+    """
+
+    resolution: Side
+    steps: Count | None = None
+    epochs: Positive | None = None
+    labeled_batch: Count | None = None  # absent: the schedule's
+    learning_rate: Positive  # for `optimizer.base_batch`, as the schedule's
+    frozen: tuple[str, ...] = ()  # modules whose weights and BatchNorm statistics stay, all that is in them too
+    test_crop: Crop | None = None  # absent: the network's
+
+
 class Recipe(Section):
     """A whole recipe."""
 
@@ -103,12 +143,55 @@ class Recipe(Section):
     optimizer: Optimizer = Optimizer()
     loss: Loss = Loss()
     average: Average = Average()
+    compute: Compute = Compute()
+    finetune: Finetune | None = None
 
     def steps(self, labeled: int) -> int:
-        """Optimiser steps of a run with that many labeled images."""
-        if self.schedule.steps is not None:
-            return self.schedule.steps
-        return max(1, round(float(self.schedule.epochs or 0) * labeled / self.schedule.labeled_batch))
+        """Optimiser steps with that many labeled images, those of the fine-tuning not among them."""
+        return _steps(self.schedule, self.schedule.labeled_batch, labeled)
+
+    def finetune_steps(self, labeled: int) -> int:
+        """Optimiser steps of the fine-tuning; 0 where there is none."""
+        return 0 if self.finetune is None else _steps(self.finetune, self.finetune_batch, labeled)
+
+    def pretrain_steps(self, labeled: int) -> int:
+        """The first steps of a student, which take pseudo-labeled rows alone; 0 for joint training."""
+        return max(1, round(self.schedule.pretrain * self.steps(labeled))) if self.schedule.mode == "pretrain" else 0
+
+    def warmup_steps(self, labeled: int) -> int:
+        """Steps until the learning rate is reached."""
+        if self.schedule.warmup_epochs is None:
+            return self.schedule.warmup_steps
+        return round(self.schedule.warmup_epochs * labeled / self.schedule.labeled_batch)
+
+    @property
+    def learning_rate(self) -> float:
+        """The highest learning rate of the schedule, for its batch."""
+        return self._scaled(self.optimizer.learning_rate, self.schedule.labeled_batch)
+
+    @property
+    def finetune_rate(self) -> float:
+        """The learning rate of the fine-tuning, for its batch; 0 where there is none."""
+        return 0.0 if self.finetune is None else self._scaled(self.finetune.learning_rate, self.finetune_batch)
+
+    @property
+    def finetune_batch(self) -> int:
+        """Labeled images of a step of the fine-tuning."""
+        return (self.finetune and self.finetune.labeled_batch) or self.schedule.labeled_batch
+
+    @property
+    def test_crop(self) -> float:
+        """Share of the short side that labeling and evaluation keep, after a fine-tuning the one that it was for."""
+        return (self.finetune and self.finetune.test_crop) or self.network.test_crop
+
+    def _scaled(self, rate: float, batch: int) -> float:
+        return rate if self.optimizer.base_batch is None else rate * batch / self.optimizer.base_batch
+
+
+def _steps(length: Schedule | Finetune, batch: int, labeled: int) -> int:
+    if length.steps is not None:
+        return length.steps
+    return max(1, round(float(length.epochs or 0) * labeled / batch))
 
 
 def shipped() -> list[str]:
@@ -119,10 +202,12 @@ def shipped() -> list[str]:
 def load(recipe: str, changes: list[str] | None = None) -> tuple[str, Recipe]:
     """A recipe by the name of a shipped one, or by path.
 
+    A file's `base` names the recipe, shipped or beside it, whose keys count where the file gives none.
+
     Args:
         recipe: A shipped name, or the path of a `.toml` file.
-        changes: KEY=VALUE with dotted keys, e.g. "schedule.steps=100". Of steps and epochs, the one that is given here
-            takes the place of the other.
+        changes: KEY=VALUE with dotted keys, e.g. "schedule.steps=100". Of two keys that say the same, as steps and
+            epochs do, the one that is given here takes the place of the other; `finetune=false` leaves that phase out.
 
     Returns:
         Its short name and the recipe.
@@ -130,40 +215,86 @@ def load(recipe: str, changes: list[str] | None = None) -> tuple[str, Recipe]:
     Raises:
         InputError: There is no such recipe, or it has mistakes; all of them are listed.
     """
-    if recipe in shipped():
-        name, text = recipe, files("curator.models").joinpath(f"{recipe}.toml").read_text("utf-8")
-    else:
-        path = Path(recipe)
-        if not path.is_file():
-            raise InputError(
-                f"there is no recipe '{recipe}'{suggestion(recipe, shipped())}",
-                f"give the path of a .toml file, or one of {', '.join(shipped())}",
-            )
-        try:
-            name, text = path.stem, path.read_text("utf-8")
-        except UnicodeDecodeError:
-            raise InputError(f"the recipe '{recipe}' is not text in UTF-8", "give a .toml file") from None
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"the recipe '{recipe}' is not TOML ({error})", "correct that line") from None
-    changed = [_set(data, change) for change in changes or []]
-    for given, other in (("steps", "epochs"), ("epochs", "steps")):
-        if f"schedule.{given}" in changed and f"schedule.{other}" not in changed:
-            data["schedule"].pop(other, None)
+    name, text, data = _read(recipe)
+    changed = [configuration.change(data, change, "recipe") for change in changes or []]
+    contradictions.give_way(data, changed)
     return name, check(data, recipe, text, changed)
 
 
+def _read(recipe: str, below: tuple[str, ...] = (), folder: Path | None = None) -> tuple[str, str, dict[str, Any]]:
+    """The short name, text and data of a recipe, its bases' data included.
+
+    Args:
+        recipe: Its name or path.
+        below: The files that it is a base of.
+        folder: Where the path of a base begins.
+    """
+    if recipe in shipped():
+        source, name, text = recipe, recipe, files("curator.models").joinpath(f"{recipe}.toml").read_text("utf-8")
+    else:
+        path = (folder or Path()) / recipe
+        if not path.is_file():
+            raise InputError(
+                f"there is no recipe '{recipe}'{suggestion(recipe, shipped())}"
+                + (f" (the base of '{below[-1]}')" if below else ""),
+                f"give the path of a .toml file, or one of {', '.join(shipped())}",
+            )
+        source, name, text = str(path), path.stem, configuration.read(path, "recipe")
+        folder = path.parent
+    if source in below:
+        raise InputError(
+            f"the recipe '{source}' is a base of itself ({' -> '.join([*below, source])})", "cut the chain"
+        )
+    data = configuration.parse(text, source, "recipe")
+    base = data.pop("base", None)
+    if base is None:
+        return name, text, data
+    if not isinstance(base, str):
+        raise InputError(f"the recipe '{source}': 'base' = {base!r}: should be text", "give a recipe's name or path")
+    merged = _read(base, (*below, source), folder)[2]
+    _lay(merged, data)
+    contradictions.give_way(merged, [".".join(key) for key in _dotted(data)])
+    return name, text, merged
+
+
+def _lay(below: dict[str, Any], above: dict[str, Any]) -> None:
+    """Puts one recipe's data over another's, in place."""
+    for key, value in above.items():
+        if isinstance(value, dict) and isinstance(below.get(key), dict):
+            _lay(below[key], value)
+        else:
+            below[key] = value
+
+
+def _dotted(data: dict[str, Any]) -> Iterable[tuple[str, ...]]:
+    for key, value in data.items():
+        if isinstance(value, dict):
+            yield from ((key, *rest) for rest in _dotted(value))
+        else:
+            yield (key,)
+
+
 def from_json(text: str) -> Recipe:
-    """A recipe as `models` keeps it."""
+    """A recipe as `models` keeps it; one of an older version lacks keys, which have their defaults."""
     return Recipe.model_validate_json(text)
+
+
+def to_toml(recipe: Recipe) -> str:
+    """A recipe as a file with every key that means something in it; `load` makes the same recipe of it."""
+    data = recipe.model_dump(mode="json", exclude_none=True)
+    given = [key for key, _ in contradictions.FOLLOWERS]
+    given += ["schedule.warmup_epochs"] * (recipe.schedule.warmup_epochs is not None)
+    contradictions.give_way(data, given)
+    if recipe.network.test_resolution == (recipe.finetune or recipe.network).resolution:
+        del data["network"]["test_resolution"]  # so that it follows when the others are changed
+    return configuration.toml(data)
 
 
 def check(data: dict[str, Any], source: str, text: str = "", changed: Iterable[str] = ()) -> Recipe:
     """Builds a recipe from its data.
 
     Args:
-        data: The recipe as TOML gives it.
+        data: The recipe as TOML gives it, its base's keys included.
         source: Its name or path, for the message.
         text: The TOML text, for the line numbers.
         changed: Dotted keys that do not come from the text.
@@ -171,180 +302,9 @@ def check(data: dict[str, Any], source: str, text: str = "", changed: Iterable[s
     Raises:
         InputError: Every unknown key, bad value and contradiction, each with its line.
     """
-    mistakes: dict[tuple[str, ...], str] = {}
-    good = copy.deepcopy(data)
-    try:
-        # Through JSON, where a list is a tuple and a table a section, and yet no text is a number.
-        recipe = Recipe.model_validate_json(json.dumps(data, default=str))
-    except ValidationError as error:
-        for problem in error.errors():
-            path = tuple(str(part) for part in problem["loc"])
-            mistakes[path] = _say(path, problem)
-            _remove(good, path)
-    for at, message in _contradictions(good, mistakes.keys()):
-        mistakes[at] = message
-    if mistakes:
-        lines, given = _lines(text), {tuple(key.split(".")) for key in changed}
-        listed = sorted((*_where(path, lines, given), message) for path, message in mistakes.items())
-        raise InputError(
-            f"the recipe '{source}' has {len(mistakes)} mistake{'s' * (len(mistakes) > 1)}:"
-            + "".join(f"\n    {where}{message}" for _, where, message in listed),
-            "correct the file, or the --set options",
-        )
-    return recipe
-
-
-_PLAIN_WORDS = {
-    "int_type": "should be a whole number",
-    "float_type": "should be a number",
-    "string_type": "should be text",
-    "bool_type": "should be true or false",
-    "tuple_type": "should be a list",
-    "model_type": "should be a table",
-    "dict_type": "should be a table",
-    "too_long": "should have two items",
-}
-_SHORTER = [("greater than", "above"), ("less than", "below"), ("above or equal to", "at least")]
-_SHORTER += [("below or equal to", "at most")]
-
-
-def _say(path: tuple[str, ...], problem: Any) -> str:
-    """One of pydantic's problems in the words of a recipe."""
-    where, item = ".".join(path), ""
-    if problem["type"] == "extra_forbidden":
-        return f"unknown key '{where}'{_meant(path)}"
-    if path[-1].isdigit():
-        where, item = ".".join(path[:-1]), f" item {int(path[-1]) + 1}"
-        if problem["type"] == "missing":
-            return f"'{where}' = {problem['input']}: should have two items"
-    elif problem["type"] == "missing":
-        return f"'{where}' is missing"
-    message = _PLAIN_WORDS.get(problem["type"], problem["msg"].replace("Input should be", "should be"))
-    for long, short in _SHORTER:
-        message = message.replace(long, short)
-    return f"'{where}'{item} = {problem['input']!r}: {message}"
-
-
-def _keys() -> list[tuple[str, ...]]:
-    """All keys of a recipe."""
-    found: list[tuple[str, ...]] = []
-    for name, field in Recipe.model_fields.items():
-        inner = field.annotation
-        found.append((name,))
-        if isinstance(inner, type) and issubclass(inner, Section):
-            found += [(name, key) for key in inner.model_fields]
-    return found
-
-
-def _meant(path: tuple[str, ...]) -> str:
-    """What an unknown key may have been meant as: a like one of the same table, or the same one of another table."""
-    beside = [key[-1] for key in _keys() if key[:-1] == path[:-1]]
-    close = difflib.get_close_matches(path[-1], beside, n=1)
-    meant = [(*path[:-1], *close)] if close else [key for key in _keys() if key[-1] == path[-1]]
-    return f"; did you mean '{'.'.join(meant[0])}'?" if meant else f"; known are {some(sorted(beside), 20)}"
-
-
-def _contradictions(data: dict[str, Any], wrong: Collection[tuple[str, ...]]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Keys that do not fit together, as (key, message).
-
-    Args:
-        data: A recipe's data without what is wrong by itself.
-        wrong: The keys that were.
-    """
-    noise, schedule, loss, network = (data.get(name, {}) for name in ("noise", "schedule", "loss", "network"))
-    ops = noise.get("randaugment_ops")
-    if ops is None and ("noise", "randaugment_ops") not in wrong:
-        for key in ("randaugment_magnitude", "operations"):
-            if noise.get(key):
-                yield (
-                    ("noise", key),
-                    f"'noise.{key}' has no effect without 'noise.randaugment_ops' (0 to switch it off)",
-                )
-    if ops and not noise.get("randaugment_magnitude") and ("noise", "randaugment_magnitude") not in wrong:
-        yield ("noise", "randaugment_ops"), "'noise.randaugment_ops' needs a 'noise.randaugment_magnitude' above 0"
-    for key in ("crop_scale", "crop_ratio"):
-        low, high = noise.get(key, (1, 1))
-        if not 0 < low <= high:
-            yield ("noise", key), f"'noise.{key}' = [{low}, {high}]: should be 0 < first <= second"
-    both = [key for key in ("steps", "epochs") if key in schedule or ("schedule", key) in wrong]
-    if len(both) != 1 and ("schedule",) not in wrong:
-        verb = "both are given" if both else "neither is given"
-        yield ("schedule", "epochs" if both else ""), f"of 'schedule.steps' and 'schedule.epochs', {verb}: give one"
-    steps, warmup = schedule.get("steps"), schedule.get("warmup_steps", 0)
-    if steps is not None and warmup >= steps:
-        yield (
-            ("schedule", "warmup_steps"),
-            f"'schedule.warmup_steps' = {warmup}: should be below the {steps} steps of the run",
-        )
-    if loss.get("form") == "ratio" and schedule.get("pseudo_ratio") == 0:
-        yield ("loss", "form"), "'loss.form' = 'ratio' does not go with 'schedule.pseudo_ratio' = 0"
-    for argument, key in (("drop_rate", "noise.dropout"), ("drop_path_rate", "noise.drop_path")):
-        if argument in network.get("arguments", {}):
-            yield ("network", "arguments", argument), f"'network.arguments.{argument}': give '{key}' instead"
-    if "num_classes" in network.get("arguments", {}):
-        yield (
-            ("network", "arguments", "num_classes"),
-            "'network.arguments.num_classes': the store says how many there are",
-        )
-    if noise.get("operations") is not None:
-        from curator.augment import OPERATIONS
-
-        for name in noise["operations"]:
-            if name not in OPERATIONS:
-                close = suggestion(name, OPERATIONS) or f"; known are {some(OPERATIONS, 20)}"
-                yield ("noise", "operations", name), f"'noise.operations': '{name}' is unknown{close}"
-
-
-def _remove(data: dict[str, Any], path: tuple[str, ...]) -> None:
-    """Takes a key out of the data; a wrong item takes its list with it."""
-    for part in path[:-1]:
-        if not isinstance(data.get(part), dict):
-            data.pop(part, None)
-            return
-        data = data[part]
-    data.pop(path[-1], None)
-
-
-def _lines(text: str) -> dict[tuple[str, ...], int]:
-    """Where the tables and keys of TOML text stand; what is written in another way than usual is not found."""
-    found: dict[tuple[str, ...], int] = {}
-    table: tuple[str, ...] = ()
-    for number, line in enumerate(text.splitlines(), start=1):
-        if header := re.match(r"\s*\[([^\[\]]+)\]\s*(#|$)", line):
-            table = _parts(header.group(1))
-            found.setdefault(table, number)
-        elif key := re.match(r"""([\w."' -]+)=""", line):
-            found.setdefault(table + _parts(key.group(1)), number)
-    return found
-
-
-def _parts(key: str) -> tuple[str, ...]:
-    return tuple(part.strip(" \t\"'") for part in key.split("."))
-
-
-def _where(path: tuple[str, ...], lines: dict[tuple[str, ...], int], given: set[tuple[str, ...]]) -> tuple[int, str]:
-    """The line of a key, or of the table that it belongs into, as a number and as "line N: ", "--set: " or nothing."""
-    for end in range(len(path), 0, -1):
-        if path[:end] in given:
-            return sys.maxsize, "--set: "
-        if path[:end] in lines:
-            return lines[path[:end]], f"line {lines[path[:end]]}: "
-    return 0, ""
-
-
-def _set(data: dict[str, Any], change: str) -> str:
-    """Makes a change KEY=VALUE in the data and returns the key."""
-    key, equals, value = change.partition("=")
-    *tables, name = path = [part.strip() for part in key.split(".")]
-    if not equals or not all(path):
-        raise InputError(f"--set {change} is not KEY=VALUE", "e.g. --set schedule.steps=100")
-    try:
-        parsed = tomllib.loads(f"value = {value}")
-    except tomllib.TOMLDecodeError:
-        parsed = {}
-    for table in tables:
-        data = data.setdefault(table, {})
-        if not isinstance(data, dict):
-            raise InputError(f"--set {change}: '{table}' is not a table of a recipe", "e.g. --set noise.dropout=0.2")
-    data[name] = parsed["value"] if len(parsed) == 1 else value.strip()  # a bare word is text
-    return ".".join(path)
+    if data.get("finetune") is False:
+        data = {key: value for key, value in data.items() if key != "finetune"}
+    network, finetune = data.get("network"), data.get("finetune")
+    if isinstance(network, dict) and isinstance(finetune, dict) and isinstance(finetune.get("resolution"), int):
+        data = data | {"network": {"test_resolution": finetune["resolution"]} | network}
+    return configuration.check(Recipe, data, "recipe", source, text, changed, contradictions.find)

@@ -143,7 +143,11 @@ def test_what_is_missing(file: Path) -> None:
         ("steps = 20", "epochs = -1", "'schedule.epochs' = -1: should be above 0"),
         ("steps = 20", "epochs = inf", "'schedule.epochs' = inf: should be a finite number"),
         ("pseudo_ratio = 2", "pseudo_ratio = -1", "'schedule.pseudo_ratio' = -1: should be at least 0"),
-        ('decay = "constant"', 'decay = "linear"', "'schedule.decay' = 'linear': should be 'cosine' or 'constant'"),
+        (
+            'decay = "constant"',
+            'decay = "linear"',
+            "'schedule.decay' = 'linear': should be 'cosine', 'constant' or 'exponential'",
+        ),
         ("learning_rate = 3e-3", "learning_rate = nan", "'optimizer.learning_rate' = nan: should be a finite number"),
         ("learning_rate = 3e-3", 'learning_rate = "1"', "'optimizer.learning_rate' = '1': should be a number"),
         ("decay = 0.9", "decay = 1", "'average.decay' = 1: should be below 1"),
