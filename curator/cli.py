@@ -10,12 +10,13 @@ import io
 import os
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import typer
 
-from curator.commands import app, exports, images, labels, manifests, models, packs, report, sql  # noqa: F401 - importing registers the commands
+from curator.commands import app, evolve, exports, images, labels, manifests, models, packs, recipes, report, sql  # noqa: F401 - importing registers the commands
 from curator.errors import CuratorError, DiskFull, interrupted
 
 # typer brings its own copy of click, whose usage errors have no public name.
@@ -30,6 +31,8 @@ def main(arguments: list[str] | None = None) -> None:
         # JSON is UTF-8 by definition, and a name that is no text must not stop a message
         if isinstance(output, io.TextIOWrapper):
             output.reconfigure(encoding="utf-8", errors="backslashreplace")
+    if os.environ.get("RANK", "0") != "0":  # under torchrun the first process answers
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
     signal.signal(signal.SIGTERM, _terminate)
     sys.exit(run(arguments))
 

@@ -18,6 +18,7 @@ def joint_loss(
     form: str = "mean",
     label_smoothing: float = 0.0,
     ratio: int = 1,
+    counts: tuple[int, int] | None = None,
 ) -> torch.Tensor:
     """The loss of a batch whose first rows are labeled.
 
@@ -31,6 +32,7 @@ def joint_loss(
             released code).
         label_smoothing: s, for labeled rows (Szegedy et al., "Rethinking the Inception architecture", CVPR 2016).
         ratio: Pseudo rows for each labeled row, for the form "ratio".
+        counts: Labeled and pseudo rows that the means are over, where this is a part of a batch; its own by default.
 
     Returns:
         A scalar.
@@ -38,11 +40,12 @@ def joint_loss(
     smooth = targets[:labeled] * (1 - label_smoothing) + label_smoothing / targets.shape[1]
     soft = torch.cat([smooth, targets[labeled:]])
     per_row = -(soft * functional.log_softmax(logits.float(), dim=1)).sum(dim=1)
-    total = _mean(per_row[:labeled], weight[:labeled])
+    first, second = counts or (None, None)
+    total = _mean(per_row[:labeled], weight[:labeled], first)
     if labeled < len(per_row):
-        total = total + _mean(per_row[labeled:], weight[labeled:]) * (ratio if form == "ratio" else 1)
+        total = total + _mean(per_row[labeled:], weight[labeled:], second) * (ratio if form == "ratio" else 1)
     return total
 
 
-def _mean(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    return (values * weight).sum() / (weight > 0).sum().clamp(min=1)
+def _mean(values: torch.Tensor, weight: torch.Tensor, count: int | None) -> torch.Tensor:
+    return (values * weight).sum() / (max(count, 1) if count is not None else (weight > 0).sum().clamp(min=1))

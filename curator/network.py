@@ -1,4 +1,4 @@
-"""Networks: built from a recipe with optimiser and average, fed with uint8 pixels, saved and found again by hash."""
+"""Networks: built from a recipe, fed with uint8 pixels, saved and found again by hash."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
+from curator import checkpoints
 from curator.errors import CuratorError, InputError, suggestion
 from curator.recipes import Recipe, from_json
 
@@ -63,8 +65,13 @@ def leave_a_core() -> None:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) - 1))
 
 
-def build(recipe: Recipe, classes: int) -> Network:
+def build(recipe: Recipe, classes: int, pretrained: bool = False) -> Network:
     """A new network with random weights from the recipe's seed.
+
+    Args:
+        recipe: The recipe.
+        classes: C.
+        pretrained: Whether to begin with timm's weights, all but those of the last layer, which timm downloads.
 
     Raises:
         InputError: The architecture is unknown, or does not take the recipe's arguments, pictures or classes.
@@ -89,7 +96,7 @@ def build(recipe: Recipe, classes: int) -> Network:
                     f"the architecture '{wanted.architecture}' is unknown{suggestion(wanted.architecture, known)}",
                     "give a name that timm.list_models() knows, or package.module:function",
                 )
-            body = timm.create_model(wanted.architecture, num_classes=classes, **arguments)
+            body = timm.create_model(wanted.architecture, num_classes=classes, pretrained=pretrained, **arguments)
             config = body.default_cfg
         network = Network(body, tuple(config["mean"]), tuple(config["std"])).to(memory_format=torch.channels_last)
         with torch.no_grad():  # not inference mode, whose tensors a network may keep and could not train with
@@ -107,108 +114,60 @@ def build(recipe: Recipe, classes: int) -> Network:
     return network.train()
 
 
-def optimizer(network: nn.Module, recipe: Recipe, steps: int) -> tuple[torch.optim.Optimizer, Any]:
-    """An optimiser of timm and a schedule of its learning rate that counts steps.
+def begin_from(store: Store, init: str, network: Network, recipe: Recipe) -> int | None:
+    """Takes the weights of a registered model, or of a file, into a network.
+
+    Args:
+        store: The store.
+        init: Name of a model, or path of a .safetensors, .pt or .pth file with weights of the body, as timm saves them.
+        network: The network to change.
+        recipe: Its recipe, for the message.
+
+    Returns:
+        The generation of the model; None for a file.
 
     Raises:
-        InputError: The optimiser is unknown or cannot be made, or the warm-up is as long as the run.
+        InputError: There is no such model or file, or its weights do not fit.
     """
-    from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
-    from timm.scheduler import create_scheduler_v2  # type: ignore[attr-defined]
-
-    wanted, schedule = recipe.optimizer, recipe.schedule
-    if schedule.warmup_steps >= steps:
-        raise InputError(
-            f"the warm-up of {schedule.warmup_steps} steps is as long as the run of {steps} steps",
-            f"--set schedule.warmup_steps={steps // 10}, or a longer run",
-        )
+    path, generation = Path(init), None
     try:
-        made = create_optimizer_v2(
-            network,
-            opt=wanted.name,
-            lr=wanted.learning_rate,
-            weight_decay=wanted.weight_decay,
-            momentum=wanted.momentum,
-        )
-    except (ValueError, TypeError, AssertionError) as error:
+        if path.suffix in (".safetensors", ".pt", ".pth"):
+            target: nn.Module = network.body
+            if path.suffix == ".safetensors":
+                from safetensors.torch import load_file
+
+                weights: dict[str, Any] = load_file(path)
+            else:
+                weights = torch.load(path, map_location="cpu", weights_only=True)
+            weights = weights.get("state_dict", weights)
+            if all(name.startswith("body.") for name in weights):  # written by curator
+                target = network
+            target.load_state_dict(weights)
+        else:
+            initial, _, row = load(store, init)
+            generation = int(row["generation"])
+            network.load_state_dict(initial.state_dict())
+    except FileNotFoundError:
+        raise InputError(f"there is no file '{init}'", "--init takes the name of a model, or a file") from None
+    except (RuntimeError, pickle.UnpicklingError, SafetensorError, EOFError) as error:
         raise InputError(
-            f"the optimiser '{wanted.name}' cannot be made ({error})", "see timm.optim.list_optimizers()"
+            f"the weights of '{init}' do not fit the architecture '{recipe.network.architecture}' "
+            f"({str(error).strip().splitlines()[0]})",
+            "start from a model of the same architecture, arguments and classes, or leave --init out",
         ) from None
-    scheduler, _ = create_scheduler_v2(
-        made,
-        sched="cosine" if schedule.decay == "cosine" else "step",
-        num_epochs=steps,
-        decay_epochs=steps + 1,
-        warmup_epochs=schedule.warmup_steps,
-        warmup_lr=wanted.learning_rate / 100,
-        min_lr=0.0,
-        step_on_epochs=False,
-        updates_per_epoch=1,
-    )
-    scheduler.step_update(0)
-    return made, scheduler
-
-
-def average(network: nn.Module, recipe: Recipe) -> Any:
-    """The exponential moving average of timm, or None where the recipe switches it off."""
-    from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
-
-    wanted = recipe.average
-    if not wanted.decay:
-        return None
-    return ModelEmaV3(network, decay=wanted.decay, use_warmup=wanted.warmup, warmup_gamma=9.0, warmup_power=1.0)
+    return generation
 
 
 def save(network: nn.Module, path: Path) -> str:
     """Writes the weights and returns their sha256; the file is there whole or not at all."""
-    from safetensors.torch import save_file
-
-    # Copies, because the format refuses tensors that share memory, as tied weights do.
-    tensors = {
-        name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in network.state_dict().items()
-    }
     unfinished = path.with_suffix(".unfinished")
     try:
-        save_file(tensors, unfinished)
-        unfinished.chmod(0o644)  # safetensors writes for the owner alone
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        checkpoints.write_tensors(network.state_dict(), unfinished)
+        digest = checkpoints.synced(unfinished)
         unfinished.rename(path)
     finally:
         unfinished.unlink(missing_ok=True)
     return digest
-
-
-def save_state(state: dict[str, Any], path: Path) -> None:
-    """Writes a run's checkpoint, whole or not at all."""
-    unfinished = path.with_suffix(".unfinished")
-    try:
-        with unfinished.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.rename(path)
-    except RuntimeError as error:  # how torch reports that the disk is full
-        raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def load_state(path: Path) -> dict[str, Any]:
-    """Reads a run's checkpoint.
-
-    Raises:
-        InputError: It is damaged.
-    """
-    try:
-        state: dict[str, Any] = torch.load(path, weights_only=True)
-    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise InputError(
-            f"the checkpoint at {path} is damaged ({str(error).splitlines()[0]})",
-            "delete it and train from the beginning",
-        ) from None
-    return state
 
 
 def load(store: Store, model: str) -> tuple[Network, Recipe, dict[str, Any]]:

@@ -5,6 +5,7 @@ The library is silent until the command line calls `show`; answers never go thro
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,9 +17,9 @@ _shown = False
 
 
 def show(on: bool) -> None:
-    """Turns messages and progress on or off for this process."""
+    """Turns messages and progress on or off for this process; of several under torchrun only the first one speaks."""
     global _shown
-    _shown = on
+    _shown = on and os.environ.get("RANK", "0") == "0"
 
 
 def say(message: str) -> None:

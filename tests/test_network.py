@@ -206,28 +206,3 @@ def test_models_without_weights_and_unknown_ones(curator: Callable[..., Answer],
         answer = curator(command, "--model", "techer", "--store", store.path)
         assert answer.code == 2
         assert "there is no model 'techer'; did you mean 'teacher'?" in answer.err
-
-
-def test_the_optimiser_and_its_learning_rate(tmp_path: Path) -> None:
-    changes = ["optimizer.learning_rate=1", "schedule.warmup_steps=2", "schedule.decay=cosine"]
-    plan = recipe(*changes, folder=tmp_path)
-    made, scheduler = network.optimizer(nn.Linear(2, 2), plan, 10)
-    rates = []
-    for step in range(10):
-        rates.append(made.param_groups[0]["lr"])
-        scheduler.step_update(step + 1)
-    assert rates[0] == 0.01
-    assert rates[1] == pytest.approx(0.505)
-    assert rates[2:] == sorted(rates[2:], reverse=True)
-    assert rates[5] == pytest.approx((1 + np.cos(np.pi * 5 / 10)) / 2)
-    with pytest.raises(InputError, match="the warm-up of 2 steps is as long as the run of 2 steps"):
-        network.optimizer(nn.Linear(2, 2), plan, 2)
-    with pytest.raises(InputError, match="the optimiser 'adamww' cannot be made"):
-        network.optimizer(nn.Linear(2, 2), recipe("optimizer.name=adamww", folder=tmp_path), 20)
-
-
-def test_weight_decay_leaves_biases_and_norms_alone(tmp_path: Path) -> None:
-    plan = recipe("optimizer.weight_decay=0.5", folder=tmp_path)
-    made, _ = network.optimizer(network.build(plan, 3), plan, 20)
-    decayed = {group["weight_decay"]: {p.ndim for p in group["params"]} for group in made.param_groups}
-    assert decayed == {0.0: {1}, 0.5: {2, 4}}

@@ -10,11 +10,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-import torch
 from conftest import Answer
 from pictures import NOISY, OWN, Watched, on_a_small_disk, start, taught, teach, wait_for, weights_hash
 
-from curator import packs
+from curator import checkpoints, packs
 from curator.errors import CuratorError, InputError, StoreError
 from curator.images import add_images
 from curator.schema import METRICS
@@ -60,15 +59,16 @@ def test_killed_and_resumed_is_as_never_stopped(store: Store) -> None:
     """
     folder = store.path / "models" / "late"
     with start(code, store.path, store.root / "recipe.toml", *changes) as process:
-        wait_for((folder / "checkpoint.pt").exists, process)
+        wait_for(lambda: bool(checkpoints.steps(folder)), process)
         with pytest.raises(StoreError, match="another run is training 'late'"):
             teach(store, *changes, name="late", manifest="m")
         time.sleep(0.12)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
     assert not store.rows("select 1 from models where model = 'late'")
-    at = torch.load(folder / "checkpoint.pt", weights_only=True)["step"]
-    assert 0 < at < 60
+    found = checkpoints.load(folder)
+    assert found is not None
+    assert 0 < found.step < 60
     teach(store, *changes, name="late", manifest="m", resume=True)
     teach(store, *changes, name="whole", manifest="m")
     assert weights_hash(store, "late") == weights_hash(store, "whole")
@@ -135,13 +135,13 @@ def test_an_unfinished_run_is_not_thrown_away(store: Store, curator: Callable[..
     add_images(store, str(store.root / "labeled"), "labeled")
     with pytest.raises(InputError, match="another set of labeled images"):
         teach(store, *OWN, name="late", resume=True)
-    checkpoint = store.path / "models" / "late" / "checkpoint.pt"
-    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    (checkpoint,) = checkpoints.steps(store.path / "models" / "late")
+    (checkpoint / "state.pt").write_bytes((checkpoint / "state.pt").read_bytes()[:1000])
     arguments = ["--recipe", store.root / "recipe.toml", "--set", OWN[0], "--store", store.path]
     answer = curator("train", *arguments, "--name", "late", "--resume")
     assert answer.code == 2
     assert "is damaged" in answer.err
-    checkpoint.unlink()
+    shutil.rmtree(checkpoint)
     teach(store, *OWN, name="late")
     counts = store.rows("select count(*) as n, count(distinct (step, name)) as d from metrics where model = 'late'")[0]
     assert counts["n"] == counts["d"]
@@ -187,4 +187,4 @@ def test_a_full_disk_keeps_the_last_checkpoint(store: Store) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     teach(store, "schedule.steps=4", name="whole")
-    assert done.stdout.splitlines() == ["DiskFull checkpoint.pt", weights_hash(store, "whole")]
+    assert done.stdout.splitlines() == ["DiskFull checkpoint-000000001", weights_hash(store, "whole")]

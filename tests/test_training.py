@@ -127,8 +127,8 @@ def test_the_command_line(store: Store, curator: Callable[..., Answer]) -> None:
     assert (document["model"], document["generation"], document["steps"]) == ("student", 1, 3)
     assert 0 <= document["top1"] <= 1
     assert document["images_per_second"] > 0
-    assert "training student: test_resnet" in answer.err
-    assert "6 labeled, 12 manifest" in answer.err
+    assert "test_resnet, 0.37M parameters, cpu, float32" in answer.err
+    assert "training student: 3 steps of 18 images (6 labeled, 12 manifest) at 16 px" in answer.err
     answer = curator("train", *arguments, "--name", "another")
     assert answer.code == 0
     assert answer.out.startswith("model 'another', generation 0: 3 steps, top-1 ")
@@ -285,6 +285,29 @@ def test_an_unreadable_image_is_named(store: Store, curator: Callable[..., Answe
     answer = curator("train", *arguments, "--name", "b")
     assert answer.code == 2
     assert "more than the budget of 2" in answer.err
+
+
+def test_starting_from_a_file(store: Store, tmp_path: Path) -> None:
+    """Of the tool, or of timm; the weights of a body have names without "body."."""
+    ours = store.path / "models" / "teacher" / "weights.safetensors"
+    rate = ["optimizer.learning_rate=1e-30", "optimizer.weight_decay=0", "average.decay=0", "schedule.steps=1"]
+    weights = load_file(ours)
+    theirs = tmp_path / "theirs.pth"
+    torch.save({name.removeprefix("body."): tensor for name, tensor in weights.items()}, theirs)
+    for number, file in enumerate((ours, theirs)):
+        done = teach(store, *rate, name=f"f{number}", init=str(file))
+        assert (done.generation, row(store, f"f{number}")["parents"]) == (0, [])
+        made = load_file(store.path / "models" / f"f{number}" / "weights.safetensors")
+        learned = [name for name, tensor in weights.items() if name.endswith("weight") and tensor.ndim > 1]
+        assert learned
+        assert all(torch.equal(made[name], weights[name]) for name in learned)
+    with pytest.raises(InputError, match=r"there is no file 'gone\.pth'"):
+        teach(store, name="x", init="gone.pth")
+    (tmp_path / "bad.safetensors").write_bytes(b"nothing of the kind")
+    with pytest.raises(InputError, match="do not fit the architecture 'test_resnet'"):
+        teach(store, name="x", init=str(tmp_path / "bad.safetensors"))
+    with pytest.raises(InputError, match="do not fit the architecture 'pictures:Watched'"):
+        teach(store, *OWN, name="x", init=str(theirs))
 
 
 def test_without_a_holdout_there_is_no_top1(store: Store, curator: Callable[..., Answer]) -> None:

@@ -7,6 +7,8 @@ report.py    report
 exports.py   export
 packs.py     pack
 models.py    train, evaluate, demo
+recipes.py   recipes
+evolve.py    evolve
 sql.py       sql
 """
 

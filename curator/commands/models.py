@@ -12,6 +12,7 @@ import typer
 from curator import render
 from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app
 
+DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, mps; 'auto' is a GPU if there is one.")]
 _INPUT_BOUND = 0.1  # share of the time from which on waiting is worth a word
 
 
@@ -20,7 +21,7 @@ def train(
     recipe: Annotated[str, typer.Option(help="Name of a recipe that comes with the tool, or a .toml file.")],
     manifest: Annotated[str | None, typer.Option(help="Manifest to train on together with the labeled split.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model.", show_default="g<generation>-<recipe>")] = None,
-    init: Annotated[str | None, typer.Option(help="Model whose weights to start from.")] = None,
+    init: Annotated[str | None, typer.Option(help="Model, or file of weights, to start from.")] = None,
     change: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change of the recipe, e.g. schedule.steps=100."),
@@ -30,6 +31,8 @@ def train(
     pack: Annotated[
         str, typer.Option(help="Pack to read images from; 'auto' for the one that fits, or 'none'.")
     ] = "auto",
+    device: DeviceOption = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what training would take; train nothing.")] = False,
     store: StoreOption = DEFAULT_STORE,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -38,11 +41,19 @@ def train(
 
     Example: curator train --recipe tiny-student --manifest g0-300
     """
-    from curator import training
     from curator.store import Store
 
+    source = None if pack == "none" else pack
+    if dry_run:
+        from curator import estimate
+        from curator.commands.recipes import answer_estimate
+
+        answer_estimate(estimate.estimate(Store(store), recipe, manifest, change, source, device), json)
+        return
+    from curator import training
+
     done = training.train(
-        Store(store), recipe, manifest, name, init, change, resume, threads, pack=None if pack == "none" else pack
+        Store(store), recipe, manifest, name, init, change, resume, threads, pack=source, device=device
     )
     top1 = "no holdout to evaluate on" if done.top1 is None else f"top-1 {done.top1:.2%} on the holdout"
     lines = [
@@ -63,6 +74,8 @@ def label(
     split: Annotated[list[str] | None, typer.Option(help="Split to label.", show_default="all")] = None,
     batch_size: Annotated[int, typer.Option(help="Images of a forward pass.")] = 64,
     threads: Annotated[int | None, typer.Option(min=1, help="Decoding threads.", show_default="one a core")] = None,
+    engine: Annotated[str, typer.Option(help="What computes: auto, torch or onnxruntime.")] = "auto",
+    device: DeviceOption = "auto",
     store: StoreOption = DEFAULT_STORE,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -74,7 +87,7 @@ def label(
     from curator import labeling
     from curator.store import Store
 
-    done = labeling.label(Store(store), model, split, batch_size, threads)
+    done = labeling.label(Store(store), model, split, batch_size, threads, engine=engine, device=device)
     rate = f"{done.images_per_second:.0f} images/s"
     lines = [f"generation {done.generation}: {done.images} images labeled by '{model}', {rate}"]
     if done.already_labeled:
@@ -88,6 +101,7 @@ def label(
 def evaluate(
     model: Annotated[str, typer.Option(help="The model.")],
     threads: Annotated[int | None, typer.Option(min=1, help="Decoding threads.", show_default="one a core")] = None,
+    device: DeviceOption = "auto",
     store: StoreOption = DEFAULT_STORE,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -99,7 +113,7 @@ def evaluate(
     from curator import evaluation
     from curator.store import Store
 
-    done = evaluation.evaluate(Store(store), model, threads)
+    done = evaluation.evaluate(Store(store), model, threads, device)
     text = (
         f"{model}: top-1 {done.top1:.2%} (95 % interval {done.top1_low:.2%} to {done.top1_high:.2%}), "
         f"top-5 {done.top5:.2%}, ECE {done.ece:.3f}, {done.images} holdout images"

@@ -1,0 +1,150 @@
+"""Checkpoints of a run: weights and state of one step in a folder, whole or not at all, with the hash of each file.
+
+    MODEL/checkpoint-000000120/{network,average}.safetensors   state.pt (optimiser, step, identity)   hashes.json
+
+A folder is written beside its place, synced and renamed, so a kill leaves the one before. A run goes on from the newest
+that is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from curator import progress
+from curator.errors import InputError
+
+_PREFIX, _STATE, _HASHES = "checkpoint-", "state.pt", "hashes.json"
+Tensors = dict[str, torch.Tensor]
+
+
+class Checkpoint(NamedTuple):
+    """What a run goes on from.
+
+    Attributes:
+        step: Steps that were done.
+        weights: State dictionaries by name, e.g. "network" and "average".
+        state: What `save` was given.
+    """
+
+    step: int
+    weights: dict[str, Tensors]
+    state: dict[str, Any]
+
+
+def save(folder: Path, step: int, weights: dict[str, Tensors], state: dict[str, Any], keep: int = 1) -> Path:
+    """Writes a checkpoint, then removes all but the newest.
+
+    Args:
+        folder: Of the run.
+        step: Steps that are done.
+        weights: State dictionaries by name.
+        state: Plain values and tensors: what `torch.load` reads with `weights_only`.
+        keep: Checkpoints that stay.
+
+    Raises:
+        OSError: The disk is full; the checkpoints before are still there.
+    """
+    place = folder / f"{_PREFIX}{step:09}"
+    beside = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
+    try:
+        for name, tensors in weights.items():
+            write_tensors(tensors, beside / f"{name}.safetensors")
+        try:
+            torch.save(state, beside / _STATE)
+        except RuntimeError as error:  # how torch reports that the disk is full
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+        hashes = {file.name: synced(file) for file in sorted(beside.iterdir())}
+        (beside / _HASHES).write_text(json.dumps(hashes), "utf-8")
+        synced(beside / _HASHES)
+        beside.chmod(0o755)
+        if place.exists():  # of a run that took the same step before
+            shutil.rmtree(place)
+        beside.rename(place)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    for old in steps(folder)[:-keep]:
+        shutil.rmtree(old)
+    return place
+
+
+def steps(folder: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    return sorted(folder.glob(f"{_PREFIX}*"))
+
+
+def load(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that is whole, or None where there is none at all.
+
+    Raises:
+        InputError: There are some, and all of them are damaged.
+    """
+    found = steps(folder)
+    for place in reversed(found):
+        damage = _damage(place)
+        if damage is None:
+            from safetensors.torch import load_file
+
+            weights = {file.stem: load_file(file) for file in place.glob("*.safetensors")}
+            state = torch.load(place / _STATE, weights_only=True)
+            return Checkpoint(int(place.name.removeprefix(_PREFIX)), weights, state)
+        progress.say(f"the checkpoint at {place} is damaged ({damage})")
+    if found:
+        raise InputError(
+            f"the checkpoint at {found[-1]} is damaged ({damage})", f"rm -r {found[-1]}, and train from the beginning"
+        )
+    return None
+
+
+def clean(folder: Path) -> None:
+    """Removes what a process that was killed while it wrote has left."""
+    for unfinished in [*folder.glob(".unfinished-*"), *folder.glob("*.unfinished")]:
+        if unfinished.is_dir():
+            shutil.rmtree(unfinished)
+        else:
+            unfinished.unlink()
+
+
+def remove(folder: Path) -> None:
+    """Removes all checkpoints of a run."""
+    for place in steps(folder):
+        shutil.rmtree(place)
+
+
+def write_tensors(tensors: Tensors, path: Path) -> None:
+    """Writes a state dictionary as safetensors."""
+    from safetensors.torch import save_file
+
+    # Copies, because the format refuses tensors that share memory, as tied weights do.
+    save_file(
+        {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()},
+        path,
+    )
+    path.chmod(0o644)  # safetensors writes for the owner alone
+
+
+def synced(path: Path) -> str:
+    """The sha256 of a file that is on the disk when this returns."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _damage(place: Path) -> str | None:
+    try:
+        hashes = json.loads((place / _HASHES).read_text("utf-8"))
+        for name, expected in hashes.items():
+            with (place / name).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != expected:
+                    return f"{name} has another sha256 than when it was written"
+    except (OSError, ValueError, AttributeError, pickle.UnpicklingError) as error:
+        return str(error)
+    return None

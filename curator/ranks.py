@@ -1,0 +1,107 @@
+"""The processes of a run: one by itself, or as many as torchrun started, each on a device of its own.
+
+    RANK, WORLD_SIZE, LOCAL_RANK (set by torchrun) -> process group (nccl on GPUs, gloo on CPUs) -> Ranks
+
+A run by itself is rank 0 of 1, so that what follows needs no second way.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import distributed
+
+from curator.errors import CuratorError, InputError
+
+
+class Ranks(NamedTuple):
+    """This process among those of the run.
+
+    Attributes:
+        rank: Its number.
+        world: How many there are.
+        device: Where it computes.
+    """
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes and speaks."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Returns when all ranks have come here."""
+        if self.world > 1:
+            with _together():
+                distributed.barrier()
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks, in their order, for each of them."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        with _together():
+            distributed.all_gather_object(values, value)
+        return values
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        again = "run the same command again (train: with --resume); it goes on"
+        raise CuratorError("another process of the run ended", again) from error
+
+
+def device_of(wanted: str = "auto") -> torch.device:
+    """A device by name; "auto" is the GPU of this rank where there is one, and the CPU otherwise.
+
+    Raises:
+        InputError: There is no such device here.
+    """
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(wanted)
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = str(error).splitlines()[0]
+        raise InputError(f"the device '{wanted}' cannot be used ({why})", "--device cpu") from None
+    return device
+
+
+@contextmanager
+def join(device: str = "auto") -> Iterator[Ranks]:
+    """Joins the ranks of this run, for as long as the context lasts.
+
+    Args:
+        device: Name of the device, or "auto".
+
+    Raises:
+        InputError: The device cannot be used.
+    """
+    found = device_of(device)
+    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    if world == 1:
+        yield Ranks(0, 1, found)
+        return
+    if distributed.is_initialized():  # inside a longer run, as that of a whole plan
+        yield Ranks(rank, world, found)
+        return
+    if found.type == "cuda":
+        torch.cuda.set_device(found)
+    distributed.init_process_group("nccl" if found.type == "cuda" else "gloo")
+    try:
+        yield Ranks(rank, world, found)
+    finally:
+        distributed.destroy_process_group()
