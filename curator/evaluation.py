@@ -12,6 +12,7 @@ from curator.account import wilson
 from curator.errors import InputError
 from curator.inference import predict
 from curator.network import Network, load
+from curator.ranks import device_of
 from curator.recipes import Recipe
 from curator.store import Store
 
@@ -34,16 +35,29 @@ class Evaluation(NamedTuple):
     failed: int
 
 
-def evaluate(store: Store, model: str, threads: int | None = None) -> Evaluation:
-    """Evaluates a registered model on the holdout split."""
+def evaluate(store: Store, model: str, threads: int | None = None, device: str = "auto") -> Evaluation:
+    """Evaluates a registered model on the holdout split, at the test resolution of its recipe.
+
+    Args:
+        store: The store.
+        model: A registered model with weights.
+        threads: Threads that read and decode.
+        device: Name of the device that computes; "auto" is a GPU where there is one.
+
+    Raises:
+        InputError: The model or the device is not there, or there is no holdout that can be read.
+    """
+    place = device_of(device)
     network, recipe, row = load(store, model)
-    return evaluate_network(store, network, recipe, model, row["generation"], threads)
+    return evaluate_network(store, network.to(place), recipe, model, row["generation"], threads)
 
 
 def evaluate_network(
     store: Store, network: Network, recipe: Recipe, model: str, generation: int, threads: int | None = None
 ) -> Evaluation:
-    """Evaluates a network, in eval mode, on the holdout split.
+    """Evaluates a network, in eval mode, on the holdout split, on the device on which it lies.
+
+    torch computes, in float32: figures of different machines are to be comparable.
 
     Raises:
         InputError: The store has no holdout, or no image of it can be read.

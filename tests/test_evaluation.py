@@ -12,7 +12,9 @@ from conftest import Answer
 from pictures import CLASSES, picture, teach, world, write
 from torch import nn
 
+from curator import inference, network
 from curator.account import wilson
+from curator.errors import InputError
 from curator.evaluation import evaluate, expected_calibration_error
 from curator.images import add_images
 from curator.labeling import label
@@ -186,3 +188,19 @@ def test_calibration_error() -> None:
     rng = np.random.default_rng(0)
     confidence = rng.uniform(0, 1, 200_000)
     assert expected_calibration_error(confidence, rng.uniform(0, 1, 200_000) < confidence) < 0.01
+
+
+def test_pictures_have_the_test_resolution(known: Store) -> None:
+    _, recipe, _ = network.load(known, "known")
+    con = known.connect()
+    table = con.sql("select uri, shard, byte_offset, byte_length from stored_images").to_arrow_table()
+    con.close()
+    assert inference.pictures(known.root, table, recipe).pixels.shape == (9, 16, 16, 3)
+    larger = recipe.model_copy(update={"network": recipe.network.model_copy(update={"test_resolution": 24})})
+    assert inference.pictures(known.root, table, larger).pixels.shape == (9, 24, 24, 3)
+
+
+def test_a_device_that_is_not_there(known: Store) -> None:
+    with pytest.raises(InputError, match="the device 'nowhere' cannot be used"):
+        evaluate(known, "known", device="nowhere")
+    assert evaluate(known, "known", device="cpu").images == 8
