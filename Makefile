@@ -13,8 +13,8 @@ INSTALL := install -c constraints.txt -e '.[dev]'
 # Exits 0 where the interpreter is one that pyproject.toml allows.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 
-.PHONY: help setup demo test lint types format bench-fidelity bench-loader bench-manifest bench-packing bench-selection \
-	bench-storage wheel clean
+.PHONY: help setup demo test lint types format bench-fidelity bench-loader bench-labeling bench-manifest bench-packing bench-selection \
+	bench-storage bench-training wheel clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -48,6 +48,9 @@ format: setup ## mend what ruff can mend, then format
 bench-fidelity: setup ## augmentation against timm on Pillow, in grey levels and dB (two minutes, one package)
 	$(BIN)/python benchmarks/fidelity.py --write
 
+bench-labeling: setup ## labeling engines against the bare network (eight minutes)
+	$(BIN)/python benchmarks/labeling.py --write
+
 bench-loader: setup ## the loader against others: images/s, CPU, memory (3 GB of disk, twenty minutes, several packages)
 	$(BIN)/python benchmarks/loader/run.py --write
 
@@ -62,6 +65,9 @@ bench-selection: setup ## selection and whole manifests, 1M to 300M rows, agains
 
 bench-storage: setup ## soft labels on disk: bytes, rates, KL, real and synthetic (2 GB of disk, ten minutes, two packages)
 	$(BIN)/python benchmarks/storage.py --write
+
+bench-training: setup ## training against the bare network loop (ten minutes)
+	$(BIN)/python benchmarks/training.py --write
 
 wheel: setup ## build the wheel into dist
 	@echo "wheel: building into dist"

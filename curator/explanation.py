@@ -48,6 +48,7 @@ def explain(store: Store, name: str, image_id: int) -> Explanation:
     row = _row(store, found, image_id)
     with closing(store.connect(found.lineage["tables"])) as con:
         selection.prepare(con)
+        manifests.read_earlier(store, con, parameters)
         # The policy may take long, so it is asked twice and no more: for the image, and for the others of its class.
         steps = selection.eligible(con, parameters)
         values = parameters.bound | {"image_id": image_id}

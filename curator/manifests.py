@@ -113,6 +113,7 @@ def build(
             _check_options(published, parameters)
         progress.say(f"selecting from generation {parameters.generation}")
         selection.prepare(con)
+        read_earlier(store, con, parameters)
         parts = [Path(path) for path in paths_of(store.delta("labels", versions["labels"]))]
         sql = selection.select(con, parameters, Path(kept), parts)
         lineage = selection.lineage(con, parameters, versions, sql)
@@ -218,16 +219,31 @@ def _published(store: Store, name: str) -> Manifest | None:
     )
 
 
+def read_earlier(store: Store, con: duckdb.DuckDBPyConnection, parameters: Parameters) -> None:
+    """Gives a policy that names another manifest in its parameter $manifest that one's rows.
+
+    Raises:
+        InputError: There is no such manifest, or its files are not whole.
+    """
+    if "manifest" in parameters.settings:
+        earlier = find(store, str(parameters.settings["manifest"]))
+        con.read_parquet([str(file) for file in files(earlier)]).create_view(policies.EARLIER)
+
+
+def differences(there: Manifest, parameters: Parameters) -> list[str]:
+    """The options that a manifest was built with and that differ, as "NAME HAD -> WANTED"."""
+    # An option that is younger than the manifest had its default.
+    had = DEFAULTS | there.lineage["parameters"]
+    return [f"{name} {had[name]} -> {value}" for name, value in parameters.values.items() if had[name] != value]
+
+
 def _check_options(there: Manifest, parameters: Parameters) -> None:
     """Makes sure that the manifest of this name was built with the same options.
 
     Raises:
         InputError: It was not.
     """
-    # An option that is younger than the manifest had its default.
-    had = DEFAULTS | there.lineage["parameters"]
-    differ = [f"{name} {had[name]} -> {value}" for name, value in parameters.values.items() if had[name] != value]
-    if differ:
+    if differ := differences(there, parameters):
         raise _taken(there.name, f"the options differ: {', '.join(differ)}")
 
 

@@ -21,6 +21,8 @@ from curator.errors import InputError, some, suggestion
 
 # What a policy may read, by names that the steps before it and the store's views have.
 READS = ("candidates", "allowed", "pool", "holdout", "decisions", "classes", "images", "labels", "reviews", "models")
+# The rows of another manifest, for a policy with the parameter $manifest, which names it.
+EARLIER = "earlier"
 # What every policy may use as $NAME besides its own parameters.
 GIVEN = ("generation", "per_class", "min_confidence", "seed")
 # What other steps, the checks among them, use as $NAME: a parameter of such a name would change them.

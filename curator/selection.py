@@ -218,7 +218,8 @@ def _check_policy(con: duckdb.DuckDBPyConnection, parameters: Parameters) -> boo
     policy = policies.load(parameters.policy, parameters.policy_sql)
     if parameters.policy_sql is not None:
         given = (*policies.GIVEN, *policy.defaults)
-        usersql.check_query(con, policy.text, policies.READS, given, f"the policy {policy.name}")
+        reads = (*policies.READS, *[policies.EARLIER] * ("manifest" in policy.defaults))
+        usersql.check_query(con, policy.text, reads, given, f"the policy {policy.name}")
     query = queries.compose(steps(parameters), "select * from policy")
     try:
         answer = con.sql(query, params=queries.bind(con, query, parameters.bound))

@@ -105,7 +105,7 @@ def test_wheel_contents(wheel: Path) -> None:
     assert "curator/py.typed" in names
     tracked = {
         "curator/" + path.relative_to(ROOT).as_posix()
-        for pattern in ("sql/**/*.sql", "models/*.toml")
+        for pattern in ("sql/**/*.sql", "models/**/*.toml")
         for path in ROOT.glob(pattern)
     }
     assert {Path(name).suffix for name in tracked} == {".sql", ".toml"}

@@ -83,6 +83,26 @@ def test_self_adaptive(engine: Engine, case: Case) -> None:
     expect(engine.rows(case, "self-adaptive"), kept)
 
 
+@given(case=cases(), seed=st.integers(0, 2**32))
+@several
+def test_images_of(engine: Engine, case: Case, seed: int) -> None:
+    """Those of an earlier manifest that are candidates, as they stood there; only a reviewer gives another class."""
+    rng = np.random.default_rng(seed)
+    ids = [image.image_id for image in case.images if rng.random() < 0.6] + [2**63 - 1]  # and one that is gone
+    earlier = {i: (int(rng.integers(case.count)), int(rng.integers(1, 9)), f32(rng.random())) for i in ids}
+    engine.con.execute("delete from earlier")
+    engine.con.executemany("insert into earlier values (?, ?, ?, ?)", [[i, *row] for i, row in earlier.items()])
+    want = {}
+    for image in case.candidates:
+        if image.image_id in earlier:
+            label, copies, weight = earlier[image.image_id]
+            label = image.review if isinstance(image.review, int) else label
+            want[image.image_id] = (label, image.confidence, copies, weight)
+    rows = engine.rows(case, "images-of")
+    engine.con.execute("delete from earlier")
+    assert {i: (r["label"], r["confidence"], r["score"], r["weight"]) for i, r in rows.items()} == want
+
+
 def test_self_adaptive_keeps_none_of_equals(engine: Engine) -> None:
     """None is above the mean, however the mean was rounded."""
     for confidence in np.linspace(0.31, 1, 12):
@@ -296,8 +316,8 @@ def test_a_weight_is_never_0(engine: Engine) -> None:
 def test_no_image_and_one_image(engine: Engine, name: str) -> None:
     assert engine.rows(Case(3, []), name) == {}
     one = Case(3, [Image(1, (0, 1, 2), (1.0, 0.0, 0.0))], [(0, 0.5, True)] * 100)
-    # the mean of one confidence is that confidence, and nothing is above it
-    assert len(engine.rows(one, name)) == (0 if name == "self-adaptive" else 1)
+    # the mean of one confidence is that confidence, and nothing is above it; the earlier manifest is empty
+    assert len(engine.rows(one, name)) == (0 if name in ("self-adaptive", "images-of") else 1)
 
 
 def test_each_policy_has_a_test() -> None:

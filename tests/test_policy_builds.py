@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import read_lineage
 
-from curator import manifests, policies, queries, softlabels
+from curator import explanation, manifests, policies, queries, softlabels
 from curator.errors import InputError
+from curator.parameters import Parameters
 from curator.schema import IMAGES, REVIEWS
 from curator.store import Store
 
@@ -57,6 +58,7 @@ def stated(store: Store, built: manifests.Manifest) -> list[tuple[Any, ...]]:
     lineage = read_lineage(built.path)
     values = lineage["parameters"] | lineage["parameters"]["settings"]
     con = store.connect(lineage["tables"])
+    manifests.read_earlier(store, con, Parameters(**lineage["parameters"]))
     try:
         rows = queries.rows(con, lineage["sql"], **values)
     finally:
@@ -82,7 +84,7 @@ def plain(pool: Store) -> list[list[tuple[Any, ...]]]:
     return [written(manifests.build(pool, f"plain-{n}", given).path) for n, given in enumerate(OPTIONS)]
 
 
-@pytest.mark.parametrize("name", policies.names())
+@pytest.mark.parametrize("name", [name for name in policies.names() if name != "images-of"])
 def test_the_lineage_defines_the_rows(pool: Store, plain: list[list[tuple[Any, ...]]], name: str) -> None:
     built = [manifests.build(pool, f"{name}-{n}", {"policy": name} | given) for n, given in enumerate(OPTIONS)]
     for manifest in built:
@@ -93,6 +95,40 @@ def test_the_lineage_defines_the_rows(pool: Store, plain: list[list[tuple[Any, .
     assert name == "top" or any(written(m.path) != rows for m, rows in zip(built, plain, strict=True)), (
         "the same as top"
     )
+
+
+@pytest.mark.parametrize("options", [{"per_class": 250, "max_copies": 3}, {"fill": "none"}])
+def test_images_of_another_manifest(pool: Store, options: dict[str, Any]) -> None:
+    """The same images, classes, copies and weights, whatever the policy; the soft labels of another teacher."""
+    name = "-".join(["first", *options])
+    options = {"per_class": 40} | options
+    first = manifests.build(pool, name, {"generation": 0, "policy": "soft-weight", "min_confidence": 0.4} | options)
+    again = {"generation": 1, "policy": "images-of", "min_confidence": 0.0, "settings": {"manifest": name}}
+    built = manifests.build(pool, f"{name}-again", again | options)
+    assert written(built.path) == stated(pool, built)
+    had, has = ({row[0]: row[1:] for row in written(m.path)} for m in (first, built))
+    assert {i: (label, copies, weight) for i, (label, _, copies, weight) in had.items()} == {
+        i: (label, copies, weight) for i, (label, _, copies, weight) in has.items()
+    }
+    assert had != has, "the confidences of both teachers are the same"
+    assert explanation.explain(pool, built.name, min(has)).is_in
+    assert all(verdict.ok for verdict in manifests.check(pool, built.name))
+    with pytest.raises(InputError, match="there is no manifest 'firts'"):
+        manifests.build(pool, "wrong", again | options | {"settings": {"manifest": "firts"}})
+
+
+def test_a_policy_of_ones_own_may_read_another_manifest(pool: Store, tmp_path: Path) -> None:
+    """For example what the last selection left out."""
+    manifests.build(pool, "last", {"generation": 0, "per_class": 30})
+    query = "select image_id, label, confidence, confidence as score from candidates anti join earlier using (image_id)"
+    (tmp_path / "rest.sql").write_text(f"-- Parameter: $manifest = ''\n{query};\n", "utf-8")
+    options = {"generation": 1, "per_class": 30, "policy": str(tmp_path / "rest.sql")}
+    built = manifests.build(pool, "rest", options | {"settings": {"manifest": "last"}})
+    last = {row[0] for row in written(pool.path / "manifests" / "last")}
+    assert not last & {row[0] for row in written(built.path)}
+    (tmp_path / "rest.sql").write_text(query, "utf-8")
+    with pytest.raises(InputError, match="reads 'earlier'"):
+        manifests.build(pool, "other", options)
 
 
 SETTINGS: dict[str, dict[str, policies.Value]] = {
