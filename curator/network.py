@@ -109,7 +109,8 @@ def build(recipe: Recipe, classes: int, pretrained: bool = False) -> Network:
         what = f"at {wanted.resolution} pixels and with {arguments or 'no arguments'}"
         raise InputError(
             f"the architecture '{wanted.architecture}' cannot be made {what} ({str(error).rstrip('.')})",
-            "correct network.architecture, network.resolution, network.arguments or the noise of the recipe",
+            "correct network.architecture, network.resolution, network.arguments or the noise of the recipe"
+            + ", or --set network.pretrained=false where timm's weights cannot be had" * pretrained,
         ) from None
     return network.train()
 
