@@ -159,10 +159,15 @@ class ManifestLoader:
         """Rows of the pass that are done, all ranks together."""
         return self._position % self.streams[-1][0].length
 
+    @property
+    def _packs(self) -> list[list[Any]]:
+        """The pack of each stream, and how many of its images lie in it."""
+        return [[rows.pack, rows.packed] for rows, _ in self.streams]
+
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands: behind the batch that was given out last."""
-        rows, packs = self.streams[-1][0].name, [[rows.pack, rows.packed] for rows, _ in self.streams]
-        return {"epoch": self.epoch, "position": self.position, "seed": self.seed, "rows": rows, "packs": packs}
+        rows = self.streams[-1][0].name
+        return {"epoch": self.epoch, "position": self.position, "seed": self.seed, "rows": rows, "packs": self._packs}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a state; threads, ranks and batch size may be others than when it was written.
@@ -177,10 +182,9 @@ class ManifestLoader:
                 f"with seed {self.seed}",
                 "load it into a loader of the same manifest and seed",
             )
-        packs = [[each.pack, each.packed] for each, _ in self.streams]
-        if state["packs"] != packs:
+        if state["packs"] != self._packs:
             raise InputError(
-                f"the loader's state is of other pictures: pack and packed images were {state['packs']}, now {packs}",
+                f"the loader's state is of other pictures: packs and their images {state['packs']}, now {self._packs}",
                 "open the loader with the pack of before (pack=None for none); an extended pack cannot be taken back",
             )
         self._position = int(state["epoch"]) * rows.length + int(state["position"])

@@ -74,6 +74,7 @@ def device_of(wanted: str = "auto") -> torch.device:
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.zeros(1, device=device)
+    # What torch raises for an unknown name, a build without CUDA, and a device that this build cannot compute on.
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         why = str(error).splitlines()[0]
         raise InputError(f"the device '{wanted}' cannot be used ({why})", "--device cpu") from None
