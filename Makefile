@@ -32,7 +32,7 @@ test: setup ## all checks in order: ruff check, ruff format --check, mypy, pytes
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 8
 
 lint: setup ## ruff check and ruff format --check
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curator import draws, manifests, packs, queries
+from curator import draws, manifests, queries
 from curator.errors import InputError, some
 from curator.records import Bytes, Ints, Records, Shards, lay_out, of_table, paths
 from curator.store import Store
@@ -118,12 +118,11 @@ class Rows:
         """
         found = manifests.find(store, name)
         files = sorted(found.path.glob("*.parquet"))
-        state = f"-{pack}-{packs.state(store, pack)}" if pack else ""
         try:
             if not files:
                 raise FileNotFoundError(f"no files in {found.path}")
             _expect_no_twins(store, name, files)
-            laid = lay_out(store, f"{found.sha256}{state}", files, pack, found.unique_images)
+            laid = lay_out(store, found, pack)
         except (OSError, pa.ArrowException, duckdb.Error) as error:
             whole = files and all(file.exists() for file in files)
             if whole and getattr(error, "errno", None) is not None:  # the disk is full, say

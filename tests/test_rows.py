@@ -5,16 +5,18 @@ import json
 import pickle
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from conftest import Answer
 from hypothesis import given
 from hypothesis import strategies as st
 from pictures import CLASSES, judged, teach, world
 
-from curator import packs
+from curator import manifests, packs
 from curator.decode import decode
 from curator.errors import InputError
 from curator.images import add_images, read_bytes
@@ -108,6 +110,15 @@ def test_the_rows_are_laid_out_once_and_again_when_they_are_gone(store: Store) -
     again = Rows.manifest(store, MANIFEST).read(np.arange(13))
     assert again.places == expected.places
     assert again.image_id.tolist() == expected.image_id.tolist() == first.read(np.arange(13)).image_id.tolist()
+
+
+def test_a_manifest_that_was_built_opens_at_once(store: Store, curator: Callable[..., Answer]) -> None:
+    shutil.rmtree(store.path / "rows", ignore_errors=True)
+    assert curator("build-manifest", "fresh", "--per-class", 3, "--store", store.path).code == 0
+    (laid,) = (store.path / "rows").iterdir()
+    before = laid.stat()
+    assert len(Rows.manifest(store, "fresh")) == manifests.find(store, "fresh").unique_images
+    assert laid.stat() == before
 
 
 def test_every_row_counts_as_often_as_its_copies_in_one_pass(made: Store) -> None:

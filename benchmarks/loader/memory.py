@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from measure import peak_mb
 
+from curator import manifests
 from curator.schema import MANIFEST_ROW, MANIFESTS
 from curator.softlabels import round_probabilities
 from curator.store import Store
@@ -45,7 +45,7 @@ def make(work: Path, name: str, rows: int, copies: int) -> None:
     probs = round_probabilities(np.ascontiguousarray(probs / (probs.sum(axis=1, keepdims=True) * 1.1)))
     classes = rng.integers(0, 50, (_GROUP, 1)) + np.arange(KEPT) * rng.integers(1, 49, (_GROUP, 1))
     for part, start in enumerate(range(0, rows, _PART)):
-        with pq.ParquetWriter(folder / f"part-{part:05d}.parquet", MANIFEST_ROW.schema, compression="zstd") as writer:
+        with manifests._open(folder / f"part-{part:05d}.parquet") as writer:
             for first in range(start, min(start + _PART, rows), _GROUP):
                 places = np.arange(first, min(first + _GROUP, rows))
                 writer.write_table(_rows(places, rows, copies, uris, classes, probs), row_group_size=_GROUP)

@@ -48,7 +48,7 @@ def build_manifest(
 
     Example: curator build-manifest --per-class 130000
     """
-    from curator import manifests
+    from curator import manifests, records
     from curator.store import Store
 
     options: dict[str, Any] = {
@@ -59,7 +59,10 @@ def build_manifest(
     # What the user did not say is left to the library, which may take it from --as-of.
     defaults = (None, "DEFAULT")
     said = {k: v for k, v in options.items() if getattr(context.get_parameter_source(k), "name", None) not in defaults}
-    built = manifests.build(Store(store), name, said, as_of=as_of, strict=strict, dry_run=dry_run)
+    there = Store(store)
+    built = manifests.build(there, name, said, as_of=as_of, strict=strict, dry_run=dry_run)
+    if not dry_run:  # now, so that a training begins at once
+        records.lay_out(there, built, None)
     document = _document(built) | ({"lineage": built.lineage} if explain else {})
     text = f"would build: {_summary(built)}" if dry_run else _summary(built)
     render.answer(document, json, "\n\n".join([text, _class_table(built), built.lineage["sql"]]) if explain else text)

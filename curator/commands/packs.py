@@ -40,7 +40,7 @@ def pack(
 
     Example: curator pack g0-130000 --size 256 --quality 90
     """
-    from curator import exports, packs
+    from curator import exports, manifests, packs, records
     from curator.errors import InputError
     from curator.shards import Form
     from curator.store import Store
@@ -52,11 +52,14 @@ def pack(
             raise InputError(what, f"curator pack {manifest} --verify")
         _verify(Store(store), form.name if manifest is None else manifest, json)
         return
+    there = Store(store)
     done = packs.pack(
-        Store(store), manifest, form, dry_run=dry_run,
+        there, manifest, form, dry_run=dry_run,
         shard_rows=exports.SHARD_ROWS if shard_rows is None else shard_rows,
         shard_bytes=exports.SHARD_BYTES if shard_bytes is None else shard_bytes,
     )  # fmt: skip
+    if manifest is not None and done.bytes is not None:  # now, so that a training begins at once
+        records.lay_out(there, manifests.find(there, manifest), done.pack)
     render.answer(done._asdict(), json, _text(done))
 
 
