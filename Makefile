@@ -13,7 +13,7 @@ INSTALL := install -c constraints.txt -e '.[dev]'
 # Exits 0 where the interpreter is one that pyproject.toml allows.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 
-.PHONY: help setup demo test lint types format bench-fidelity bench-loader bench-labeling bench-manifest bench-packing bench-selection \
+.PHONY: help setup demo test lint types format bench-drift bench-duplicates bench-fidelity bench-issues bench-loader bench-labeling bench-manifest bench-packing bench-selection \
 	bench-storage bench-training wheel clean
 .NOTPARALLEL:
 
@@ -45,8 +45,17 @@ format: setup ## mend what ruff can mend, then format
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
+bench-drift: setup ## questions about two generations of 10M images (1 GB of disk, five minutes)
+	$(BIN)/python benchmarks/disagreement.py --write
+
+bench-duplicates: setup ## near-duplicates: recall, false pairs, rates, against others (350 MB of packages, fifteen minutes)
+	$(BIN)/python benchmarks/duplicates/run.py --write
+
 bench-fidelity: setup ## augmentation against timm on Pillow, in grey levels and dB (two minutes, one package)
 	$(BIN)/python benchmarks/fidelity.py --write
+
+bench-issues: setup ## planted label noise: what is found, beside cleanlab, and what mending brings (15 minutes, one package)
+	$(BIN)/python benchmarks/issues.py --write
 
 bench-labeling: setup ## labeling engines against the bare network (eight minutes)
 	$(BIN)/python benchmarks/labeling.py --write

@@ -39,12 +39,21 @@ def funnel(manifest: Manifest) -> list[tuple[str, int]]:
     steps += [
         (f"with a confidence above {parameters['min_confidence']:g}", counts["above_threshold"]),
         ("not rejected by a reviewer", counts["not_rejected"]),
-        ("not in the holdout (candidates)", counts["candidates"]),
+        *_unique(counts, parameters),
         (f"let through by the policy {parameters['policy']}", counts["eligible"]),
         ("kept, within the quota", manifest.unique_images),
         ("rows, with copies", manifest.rows),
     ]
     return steps
+
+
+def _unique(counts: dict[str, int], parameters: dict[str, Any]) -> list[tuple[str, int]]:
+    if not parameters.get("dedup"):
+        return [("not in the holdout (candidates)", counts["candidates"])]
+    return [
+        ("not in the holdout", counts["not_leaking"]),
+        ("without repeats (candidates)", counts["candidates"]),
+    ]
 
 
 def classes(manifest: Manifest) -> list[dict[str, Any]]:
@@ -100,13 +109,20 @@ def warnings(manifest: Manifest) -> list[str]:
         said.append(
             f"{unscanned:,} {were} never scanned, so not compared with the holdout: images of it may be among the rows."
         )
+    near = manifest.lineage.get("near_duplicates")
+    if near and near["holdout"] and near["since"]:
+        which = f"{near['since']:,} images were added" if near["scan"] else "Nothing was compared"
+        when = "since the last scan for near-duplicates" if near["scan"] else "with the holdout but for its bytes"
+        said.append(
+            f"{which} {when}: pictures close to one of the holdout may be among the rows. curator quality leaks"
+        )
     if (waiting := counts["pool"] - counts["unreadable"] - counts["labeled"]) > 0:
         have = "readable pool image has" if waiting == 1 else "readable pool images have"
         said.append(f"{waiting:,} {have} no label of generation {manifest.generation}, and could not be selected.")
     return said
 
 
-def wilson(right: int, total: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson(right: float, total: float, z: float = 1.959964) -> tuple[float, float]:
     """The interval of a share, 95 % by default (Wilson, "Probable inference", JASA 1927)."""
     if not total:
         return 0.0, 1.0

@@ -1,9 +1,10 @@
 """Checkpoints of a run: weights and state of one step in a folder, whole or not at all, with the hash of each file.
 
     MODEL/checkpoint-000000120/{network,average}.safetensors   state.pt (optimiser, step, identity)   hashes.json
+          best-000000100/network.safetensors                   state.pt (figures on the holdout)      hashes.json
 
 A folder is written beside its place, synced and renamed, so a kill leaves the one before. A run goes on from the newest
-that is whole.
+checkpoint that is whole, and with the best weights up to it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 from curator import progress
 from curator.errors import InputError
 
-_PREFIX, _STATE, _HASHES = "checkpoint-", "state.pt", "hashes.json"
+_PREFIX, _BEST, _STATE, _HASHES = "checkpoint-", "best-", "state.pt", "hashes.json"
 Tensors = dict[str, torch.Tensor]
 
 
@@ -54,6 +55,33 @@ def save(folder: Path, step: int, weights: dict[str, Tensors], state: dict[str, 
         OSError: The disk is full; the checkpoints before are still there.
     """
     place = folder / f"{_PREFIX}{step:09}"
+    _write(place, weights, state)
+    for old in steps(folder)[:-keep]:
+        shutil.rmtree(old)
+    _leave_bests(folder)
+    return place
+
+
+def save_best(folder: Path, step: int, weights: Tensors, figures: dict[str, float]) -> Path:
+    """Writes the best weights so far; of those before, the ones stay that a checkpoint goes on with.
+
+    Args:
+        folder: Of the run.
+        step: Steps that are done.
+        weights: What would be registered.
+        figures: What makes them the best.
+
+    Raises:
+        OSError: The disk is full; those before are still there.
+    """
+    place = folder / f"{_BEST}{step:09}"
+    _write(place, {"network": weights}, figures)
+    _leave_bests(folder)
+    return place
+
+
+def _write(place: Path, weights: dict[str, Tensors], state: dict[str, Any]) -> None:
+    folder = place.parent
     beside = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
     try:
         for name, tensors in weights.items():
@@ -71,14 +99,28 @@ def save(folder: Path, step: int, weights: dict[str, Tensors], state: dict[str, 
         beside.rename(place)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    for old in steps(folder)[:-keep]:
-        shutil.rmtree(old)
-    return place
 
 
 def steps(folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
     return sorted(folder.glob(f"{_PREFIX}*"))
+
+
+def bests(folder: Path) -> list[Path]:
+    """The best weights that are kept of a run, oldest first, which is worst first."""
+    return sorted(folder.glob(f"{_BEST}*"))
+
+
+def _leave_bests(folder: Path) -> None:
+    """Removes all best weights but the newest, and for each checkpoint the newest that are not after it."""
+    there = bests(folder)
+    before = [[best for best in there if _step(best) <= _step(place)] for place in steps(folder)]
+    for old in {*there} - {each[-1] for each in [there, *before] if each}:
+        shutil.rmtree(old)
+
+
+def _step(place: Path) -> int:
+    return int(place.name.rpartition("-")[2])
 
 
 def load(folder: Path) -> Checkpoint | None:
@@ -91,17 +133,41 @@ def load(folder: Path) -> Checkpoint | None:
     for place in reversed(found):
         damage = _damage(place)
         if damage is None:
-            from safetensors.torch import load_file
-
-            weights = {file.stem: load_file(file) for file in place.glob("*.safetensors")}
-            state = torch.load(place / _STATE, weights_only=True)
-            return Checkpoint(int(place.name.removeprefix(_PREFIX)), weights, state)
+            return _read(place)
         progress.say(f"the checkpoint at {place} is damaged ({damage})")
     if found:
         raise InputError(
             f"the checkpoint at {found[-1]} is damaged ({damage})", f"rm -r {found[-1]}, and train from the beginning"
         )
     return None
+
+
+def load_best(folder: Path) -> Checkpoint | None:
+    """The newest of the best weights, or None where there are none.
+
+    Raises:
+        InputError: They are damaged.
+    """
+    for place in bests(folder)[-1:]:
+        if damage := _damage(place):
+            mend = f"rm -r {place}, and go on with --resume and without them"
+            raise InputError(f"the best weights at {place} are damaged ({damage})", mend)
+        return _read(place)
+    return None
+
+
+def _read(place: Path) -> Checkpoint:
+    from safetensors.torch import load_file
+
+    weights = {file.stem: load_file(file) for file in place.glob("*.safetensors")}
+    return Checkpoint(_step(place), weights, torch.load(place / _STATE, weights_only=True))
+
+
+def take_back(folder: Path, step: int) -> None:
+    """Removes best weights from behind a step, which is taken again."""
+    for place in bests(folder):
+        if _step(place) > step:
+            shutil.rmtree(place)
 
 
 def clean(folder: Path) -> None:
@@ -113,9 +179,9 @@ def clean(folder: Path) -> None:
             unfinished.unlink()
 
 
-def remove(folder: Path) -> None:
-    """Removes all checkpoints of a run."""
-    for place in steps(folder):
+def remove(folder: Path, best: bool = True) -> None:
+    """Removes all checkpoints of a run, and its best weights where these are not wanted any more."""
+    for place in [*steps(folder), *(bests(folder) if best else [])]:
         shutil.rmtree(place)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curator import digests, queries
+from curator import digests, queries, selection
 from curator.parameters import Parameters
 from curator.schema import MANIFEST_ROW
 
@@ -130,8 +130,7 @@ def expect_order(batch: pa.Table, last: tuple[int, float, int]) -> tuple[int, fl
 
 
 def _run(con: duckdb.DuckDBPyConnection, check: str, parameters: Parameters) -> Finding:
-    steps = {step: queries.text(step) for step in ("decisions", "holdout_twins")}
-    query = queries.compose(steps, queries.text(f"checks/{check}"))
+    query = queries.compose(selection.before(parameters), queries.text(f"checks/{check}"))
     reader = con.sql(query, params=queries.bind(con, query, parameters.bound)).to_arrow_reader(digests.ROWS)
     offending = 0
     first: list[dict[str, Any]] = []

@@ -16,7 +16,22 @@ from typing import Any
 
 import typer
 
-from curator.commands import app, evolve, exports, images, labels, manifests, models, packs, recipes, report, sql  # noqa: F401 - importing registers the commands
+from curator.commands import (  # noqa: F401 - importing registers the commands
+    app,
+    disagreement,
+    duplicates,
+    evolve,
+    exports,
+    images,
+    issues,
+    labels,
+    manifests,
+    models,
+    packs,
+    recipes,
+    report,
+    sql,
+)
 from curator.errors import CuratorError, DiskFull, interrupted
 
 # typer brings its own copy of click, whose usage errors have no public name.
@@ -84,7 +99,8 @@ def _interrupted() -> int:
 
 
 def _failed(error: CuratorError) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    rank = os.environ.get("RANK", "0")  # under torchrun each process has its say
+    print(f"error: {error}" if rank == "0" else f"error of rank {rank}: {error}", file=sys.stderr)
     return error.exit_code
 
 

@@ -71,6 +71,9 @@ def find(data: dict[str, Any], wrong: Collection[Key]) -> Iterator[tuple[Key, st
         for follower in followers:
             if follower in found and (table, name) not in wrong and not _means(found.get(name), value):
                 yield (table, follower), f"'{table}.{follower}' has no effect without '{key}' = '{value}'"
+    evaluation = data.get("evaluation", {})
+    if evaluation.get("keep") == "best" and not evaluation.get("every") and ("evaluation", "every") not in wrong:
+        yield ("evaluation", "keep"), "'evaluation.keep' = 'best' needs an 'evaluation.every' above 0"
     optimizer = data.get("optimizer", {})
     if "base_batch" in optimizer and "learning_rate" not in optimizer and ("optimizer", "learning_rate") not in wrong:
         yield ("optimizer", "base_batch"), "'optimizer.base_batch' needs the 'optimizer.learning_rate' of that batch"

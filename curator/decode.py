@@ -56,6 +56,10 @@ _MAYBE_ORIENTED = re.compile(
 _PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 _FAST_COLOURS = ("RGB", "YCbCr", "Gray")
+# JPEGs that hold brightness as a component of its own, so that the others need not be turned into pixels to see grey.
+_BRIGHTNESS = ("YCbCr", "Gray")
+# Least side in pixels of a picture that is decoded at a smaller scale to be hashed at 32 x 32.
+_HASHED_FROM = 64
 
 
 class UnreadableImage(ValueError):
@@ -63,7 +67,7 @@ class UnreadableImage(ValueError):
 
 
 class Scan(NamedTuple):
-    """What a full decode tells about one file.
+    """What reading a whole file tells about it.
 
     Attributes:
         width: Columns in pixels, after EXIF orientation.
@@ -153,7 +157,10 @@ def decode_crop(data: bytes, choose: Callable[[int, int], Box]) -> npt.NDArray[n
 
 
 def scan(data: bytes) -> Scan:
-    """Decodes a file fully and returns its size and hashes.
+    """Reads a whole file and returns its size and hashes.
+
+    Of an ordinary JPEG all data is decoded, as strictly as in `decode`, but turned into pixels in grey and at a scale
+    of 1/8 to 1, which takes half the time. One or two bits of the hash may come out otherwise than at full size.
 
     The perceptual hash is the DCT hash known as pHash (C. Zauner, "Implementation and Benchmarking of
     Perceptual Image Hash Functions", 2010; phash.org): grey, area resize to 32 x 32, DCT-II, the 8 x 8 lowest
@@ -171,13 +178,22 @@ def scan(data: bytes) -> Scan:
     Raises:
         UnreadableImage: As `decode`.
     """
-    pixels = decode(data)
-    height, width, _ = pixels.shape
-    return Scan(width, height, hashlib.blake2b(data, digest_size=16).hexdigest(), _phash(pixels))
+    header = _jpeg_header(data) if data.startswith(b"\xff\xd8\xff") else None
+    if header is not None and header[2] in _BRIGHTNESS and not _headers(data)[1]:
+        width, height, _ = header
+        try:
+            grey = simplejpeg.decode_jpeg(data, "GRAY", min_height=_HASHED_FROM, min_width=_HASHED_FROM, min_factor=1)
+        except ValueError as error:
+            raise _jpeg_error(error) from error
+    else:
+        pixels = decode(data)
+        height, width, _ = pixels.shape
+        grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    return Scan(width, height, hashlib.blake2b(data, digest_size=16).hexdigest(), _phash(grey))
 
 
-def _phash(pixels: npt.NDArray[np.uint8]) -> int:
-    small = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
+def _phash(grey: npt.NDArray[np.uint8]) -> int:
+    small = cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA)
     low = cv2.dct(small.astype(np.float32))[:8, :8].ravel()
     bits = np.packbits(low > np.median(low[1:]))
     return int.from_bytes(bits.tobytes(), "big", signed=True)

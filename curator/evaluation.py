@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -53,11 +55,26 @@ def evaluate(store: Store, model: str, threads: int | None = None, device: str =
 
 
 def evaluate_network(
-    store: Store, network: Network, recipe: Recipe, model: str, generation: int, threads: int | None = None
+    store: Store,
+    network: Network,
+    recipe: Recipe,
+    model: str,
+    generation: int,
+    threads: int | None = None,
+    advance: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Evaluates a network, in eval mode, on the holdout split, on the device on which it lies.
 
     torch computes, in float32: figures of different machines are to be comparable.
+
+    Args:
+        store: The store.
+        network: The network.
+        recipe: Its recipe.
+        model: Its name, for the answer.
+        generation: Its generation, for the answer.
+        threads: Threads that read and decode.
+        advance: Told of images that are done, and may end it all with an exception; a bar of its own by default.
 
     Raises:
         InputError: The store has no holdout, or no image of it can be read.
@@ -71,13 +88,14 @@ def evaluate_network(
         probs: list[npt.NDArray[np.float32]] = []
         labels: list[npt.NDArray[np.int64]] = []
         failed = 0
-        with progress.progress(f"evaluating {model}", total) as advance:
+        bar = progress.progress(f"evaluating {model}", total) if advance is None else nullcontext(advance)
+        with bar as tell:
             for answer in predict(network, recipe, store.root, tables, threads):
                 failed += len(answer.failed)
                 if len(answer.good):
                     probs.append(answer.probs)
                     labels.append(answer.rows["label"].to_numpy()[answer.good].astype(np.int64))
-                advance(answer.rows.num_rows)
+                tell(answer.rows.num_rows)
     finally:
         con.close()
     if not probs:

@@ -47,7 +47,7 @@ def explain(store: Store, name: str, image_id: int) -> Explanation:
     parameters = Parameters(**found.lineage["parameters"])
     row = _row(store, found, image_id)
     with closing(store.connect(found.lineage["tables"])) as con:
-        selection.prepare(con)
+        selection.prepare(con, parameters)
         manifests.read_earlier(store, con, parameters)
         # The policy may take long, so it is asked twice and no more: for the image, and for the others of its class.
         steps = selection.eligible(con, parameters)
@@ -55,7 +55,7 @@ def explain(store: Store, name: str, image_id: int) -> Explanation:
         query = queries.compose(steps, "select label, score from eligible where image_id = $image_id")
         mine = queries.rows(con, query, **values)
         place = mine[0] if mine else {"label": None, "score": None}
-        judged = queries.rows(con, queries.compose(steps, queries.text("explanation")), **values)
+        judged = queries.rows(con, queries.compose(steps, selection.judging("explanation", parameters)), **values)
         if mine and judged:
             query = queries.compose(steps, queries.text("rank_in_class"))
             place |= queries.rows(con, query, **values, **place)[0]
@@ -104,11 +104,16 @@ def _reason(facts: dict[str, Any], parameters: Parameters, is_in: bool) -> str:
     if not facts["passes_where"]:
         return f"--where does not let it through: {parameters.where}"
     if not facts["is_above"]:
-        return f"its confidence {facts['confidence']:.6g} is not above {parameters.min_confidence:g}"
+        under = "" if parameters.calibration is None else f" under the temperature {parameters.calibration:g}"
+        return f"its confidence {facts['confidence']:.6g} is not above {parameters.min_confidence:g}{under}"
     if facts["decision"] == "reject":
         return "a reviewer rejected it"
     if facts["is_twin"]:
         return "an image of the holdout has the same bytes"
+    if facts["is_leak"]:
+        return "it shows an image of the holdout, says the scan for near-duplicates"
+    if not facts["is_candidate"]:
+        return "it repeats a labeled image or a more confident candidate, and --dedup leaves one of each"
     if not facts["is_eligible"]:
         return f"the policy {parameters.policy} does not let it through; its confidence is {facts['confidence']:.6g}"
     said = (

@@ -24,8 +24,9 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from curator import digests, manifests, progress, queries, samples
+from curator import digests, manifests, progress, queries, samples, selection
 from curator.errors import InputError, printable, some, suggestion
+from curator.parameters import Parameters
 
 if TYPE_CHECKING:
     from curator.manifests import Manifest
@@ -189,11 +190,11 @@ def open_rows(con: duckdb.DuckDBPyConnection, manifest: Manifest) -> list[Path]:
     """
     parts = manifests.files(manifest)
     con.read_parquet([str(part) for part in parts]).create_view("rows")
-    steps = {"holdout_twins": queries.text("holdout_twins")}
+    steps = selection.before(Parameters(**manifest.lineage["parameters"]))
     leaks = con.sql(queries.compose(steps, queries.text("checks/holdout_leak"))).limit(samples.SHOWN).fetchall()
     if leaks:
         raise InputError(
-            f"the manifest '{manifest.name}' has images that are in the holdout, or have the bytes of one, by now: "
+            f"the manifest '{manifest.name}' has images that are in the holdout, or show one of it, by now: "
             f"{some(uri for _, uri, *_ in leaks)}",
             "build it again under another name; images of the holdout are left out",
         )

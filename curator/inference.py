@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,6 +71,13 @@ def predict(
     """
     leave_a_core()
     engine = engine or Torch(network)
+    with closing(decoded(recipe, root, tables, threads)) as batches:
+        for seen in batches:
+            yield _answer(engine, seen)
+
+
+def decoded(recipe: Recipe, root: Path, tables: Iterable[pa.Table], threads: int | None = None) -> Generator[Pictures]:
+    """The pictures of batches, in order, read and decoded by threads that are a few batches ahead."""
     threads = threads or cores()
     waiting: deque[Future[Pictures]] = deque()
     with ThreadPoolExecutor(threads, "decode", single_threaded) as pool:
@@ -77,9 +85,9 @@ def predict(
             for table in tables:
                 waiting.append(pool.submit(pictures, root, table, recipe))
                 if len(waiting) > threads:
-                    yield _answer(engine, waiting.popleft().result())
+                    yield waiting.popleft().result()
             while waiting:
-                yield _answer(engine, waiting.popleft().result())
+                yield waiting.popleft().result()
         finally:
             for future in waiting:
                 future.cancel()

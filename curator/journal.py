@@ -1,6 +1,7 @@
-"""What a run writes into the metrics table: losses, learning rates, images that could not be read, last figures.
+"""What a run writes into the metrics table: losses, rates, images that could not be read, figures on the holdout.
 
-    loss, learning rate (every 50 steps) + unreadable images + figures at the end -> one commit with each checkpoint
+    loss, learning rate (every 50 steps) + holdout + unreadable images + last figures -> one commit with each checkpoint
+       +-> TensorBoard's event files at once, where they are asked for
 
 One `Journal` belongs to one run, and only the first rank writes.
 """
@@ -9,10 +10,14 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from curator import progress
+from curator.errors import InputError
 from curator.schema import METRICS
 from curator.store import Store
 
@@ -28,10 +33,16 @@ class Journal:
         store: The store.
         model: The run.
         epoch: Steps of a pass over the labeled rows.
+        events: Folder for TensorBoard; the run's event files come into one of its own in it.
+
+    Raises:
+        InputError: TensorBoard is asked for and not installed.
     """
 
-    def __init__(self, store: Store, model: str, epoch: float) -> None:
+    def __init__(self, store: Store, model: str, epoch: float, events: Path | None = None) -> None:
         self.store, self.model, self.epoch = store, model, epoch
+        self._make = None if events is None else partial(_summary_writer(), str(events / model))
+        self._writer: Any = None
         self._figures: list[tuple[int, str, float]] = []
         self._known: set[int] = set()  # unreadable images that are in the table
         self._told = 0
@@ -39,7 +50,20 @@ class Journal:
     def note(self, step: int, last: bool, loss: float, rate: float) -> None:
         """Keeps the figures of one of many steps, of the first and of the last."""
         if step % _EVERY == 0 or last:
-            self._figures += [(step + 1, "loss", loss), (step + 1, "learning_rate", rate)]
+            self.add(step + 1, {"loss": loss, "learning_rate": rate})
+
+    def add(self, step: int, figures: Mapping[str, float]) -> None:
+        """Keeps figures for the table, and shows them in TensorBoard.
+
+        Args:
+            step: Steps that are done.
+            figures: By name.
+        """
+        self._figures += [(step, name, value) for name, value in figures.items()]
+        if self._writer is not None:
+            for name, value in figures.items():
+                self._writer.add_scalar(name, value, step)
+            self._writer.flush()  # a kill takes nothing that a checkpoint has
 
     def tell(self, failures: Mapping[int, str]) -> None:
         """Names images that could not be read, once, and not too many of them."""
@@ -57,8 +81,8 @@ class Journal:
             last: Figures of the whole run.
         """
         new = set(failures) - self._known
-        figures = self._figures + [(step, name, value) for name, value in (last or {}).items()]
-        figures += [(step, f"{_UNREADABLE}{image_id}", 1.0) for image_id in sorted(new)]
+        self.add(step, last or {})
+        figures = self._figures + [(step, f"{_UNREADABLE}{image_id}", 1.0) for image_id in sorted(new)]
         now = dt.datetime.now(dt.UTC)
         rows = [(self.model, at, at / self.epoch, name, value, now) for at, name, value in figures]
         if rows:
@@ -79,4 +103,22 @@ class Journal:
         known = self.store.rows(query, model=self.model, prefix=_UNREADABLE)
         self._known = {int(row["name"].removeprefix(_UNREADABLE)) for row in known}
         self._told = len(self._known)
+        if self._make is not None:
+            self._writer = self._make(purge_step=step + 1)  # readers drop what stands behind the step
         return dict.fromkeys(sorted(self._known), "before the run was resumed")
+
+    def close(self) -> None:
+        """Ends the event file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _summary_writer() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError(
+            f"event files need the package tensorboard ({error})",
+            "pip install 'curator[tensorboard]', or leave --tensorboard out",
+        ) from None
+    return SummaryWriter

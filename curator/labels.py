@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curator import progress, queries, softlabels, sources
+from curator import drift, progress, queries, softlabels, sources
 from curator.errors import InputError
 from curator.histogram import Histogram
 from curator.schema import LABELS, MODELS
@@ -237,6 +237,7 @@ def import_labels(store: Store, file: str, generation: int, model: str, max_reje
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         con.close()
+    drift.follow(store, generation)
     return Imported(generation, total - rejected.count, rejected.count, rejected.first)
 
 

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curator import checks, digests, policies, progress, queries, selection
+from curator import checks, digests, duplicates, policies, progress, queries, selection
 from curator.errors import AnswerIsNo, InputError, some, suggestion
 from curator.lock import alone
 from curator.parameters import DEFAULTS, Parameters
 from curator.schema import MANIFEST_ROW, MANIFESTS
-from curator.store import Store, check_name, paths_of
+from curator.store import ABSENT, Store, Versions, check_name, paths_of
 
 if TYPE_CHECKING:
     import duckdb
@@ -90,6 +90,8 @@ def build(
         AnswerIsNo: `strict`, and a class falls short.
     """
     recorded = find(store, as_of).lineage if as_of is not None else {"parameters": {}, "tables": {}}
+    calibrated = options.get("calibrated")  # with --as-of, what is not said is as it was
+    options = {name: value for name, value in options.items() if name != "calibrated"}
     options = policies.resolve(recorded["parameters"], options)
     if "per_class" not in options:
         raise InputError("the quota is not given", "curator build-manifest --per-class 130000")
@@ -103,6 +105,9 @@ def build(
     # The kept rows lie outside the store: a dry run writes nothing there.
     with tempfile.TemporaryDirectory(prefix="curator-selection-") as kept, contextlib.closing(con):
         parameters = dataclasses.replace(parameters, generation=selection.generation(con, asked))
+        if calibrated is not None:
+            found = selection.temperature(con, parameters.generation) if calibrated else None
+            parameters = dataclasses.replace(parameters, calibration=found)
         name = name or f"g{parameters.generation}-{parameters.per_class}"
         path = store.path / "manifests" / name
         published = _published(store, name)
@@ -112,11 +117,12 @@ def build(
         if published is not None and not dry_run:
             _check_options(published, parameters)
         progress.say(f"selecting from generation {parameters.generation}")
-        selection.prepare(con)
+        selection.prepare(con, parameters)
         read_earlier(store, con, parameters)
         parts = [Path(path) for path in paths_of(store.delta("labels", versions["labels"]))]
         sql = selection.select(con, parameters, Path(kept), parts)
         lineage = selection.lineage(con, parameters, versions, sql)
+        lineage["near_duplicates"] = _near_duplicates(store, con, versions)
         rows = sum(c["rows"] for c in lineage["classes"])
         unique = sum(c["kept"] for c in lineage["classes"])
         manifest = Manifest(name, path, parameters.generation, rows, unique, None, lineage)
@@ -215,8 +221,28 @@ def _published(store: Store, name: str) -> Manifest | None:
         row["rows"],
         row["unique_images"],
         row["sha256"],
-        json.loads(row["lineage"]),
+        _with_later_tables(json.loads(row["lineage"])),
     )
+
+
+def _near_duplicates(store: Store, con: duckdb.DuckDBPyConnection, versions: Versions) -> dict[str, Any]:
+    """What the scan looked at whose answer the selection used, and how much of the store came later."""
+    counts = "select count(*) as images, count(*) filter (split = 'holdout') as holdout from stored_images"
+    there = queries.rows(con, counts)[0]
+    scan = duplicates.last_scan(store, versions["duplicates"])
+    since = there["images"] - (scan.images if scan else 0)
+    return {
+        "scan": scan and scan.scan,
+        "rule": scan and scan.rule._asdict(),
+        "since": since,
+        "holdout": there["holdout"],
+    }
+
+
+def _with_later_tables(lineage: dict[str, Any]) -> dict[str, Any]:
+    """A lineage from before a table was thought of, which the selection read as if it were empty."""
+    lineage["tables"] = dict.fromkeys(selection.INPUTS, ABSENT) | lineage["tables"]
+    return lineage
 
 
 def read_earlier(store: Store, con: duckdb.DuckDBPyConnection, parameters: Parameters) -> None:

@@ -183,7 +183,7 @@ class Objections:
             raise InputError("'selection.per_class' is missing")
         parameters = Parameters(generation=0, **options)
         with closing(self._store.connect()) as con:
-            selection.prepare(con)
+            selection.prepare(con, parameters)
             manifests.read_earlier(self._store, con, parameters)
             if parameters.where is not None:
                 columns = dict.fromkeys([*LABELS.schema.names, *IMAGES.schema.names, "class_name"])

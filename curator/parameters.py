@@ -10,6 +10,7 @@ from curator.errors import InputError, some, suggestion
 
 FILLS = ("copies", "none")
 TARGETS = ("soft", "hard", "auto")
+NEAR_LEAKS = ("drop", "keep")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,10 @@ class Parameters:
             is where hard labels stop hurting in study 4 of Xie et al. (CVPR 2020).
         policy_sql: The text of a user's own policy, or None.
         settings: Values of the policy's own parameters; its defaults where it is not said.
+        near_leaks: "drop" leaves out what a scan found to be near a holdout image, "keep" only what has its bytes.
+        dedup: Whether of images that repeat each other one is left, and none that repeats a labeled one.
+        accepted: Whether images that a reviewer accepted or gave a class are candidates at any confidence.
+        calibration: Temperature under which confidences are compared with `min_confidence`, or None for as they are.
 
     Raises:
         InputError: One or more options are out of range; all are named.
@@ -49,6 +54,10 @@ class Parameters:
     hard_from: float = 0.6
     policy_sql: str | None = None
     settings: dict[str, policies.Value] = dataclasses.field(default_factory=dict)
+    near_leaks: str = "drop"
+    dedup: bool = False
+    accepted: bool = False
+    calibration: float | None = None
 
     def __post_init__(self) -> None:
         known = policies.names()
@@ -80,6 +89,14 @@ class Parameters:
                 ),
                 (not -(2**63) <= self.seed < 2**63, f"--seed {self.seed} does not fit into 64 bits"),
                 (self.where is not None and not self.where.strip(), "--where is empty"),
+                (
+                    self.near_leaks not in NEAR_LEAKS,
+                    f"--near-leaks {self.near_leaks} is not one of {', '.join(NEAR_LEAKS)}",
+                ),
+                (
+                    self.calibration is not None and not 0 < self.calibration < float("inf"),
+                    f"the calibration's temperature {self.calibration} is not above 0",
+                ),
             )
             if bad
         ]
@@ -98,7 +115,7 @@ class Parameters:
     @property
     def bound(self) -> dict[str, Any]:
         """The parameters as bound values of the SQL, with those of the policy by their own names."""
-        return self.values | self.settings
+        return self.values | self.settings | {"T": self.calibration}
 
     @property
     def changed(self) -> dict[str, Any]:

@@ -42,6 +42,9 @@ class Selection(Section):
     temperature: float | None = None
     fill: str | None = None
     max_copies: int | None = None
+    dedup: bool | None = None
+    accepted: bool | None = None
+    near_leaks: str | None = None
     where: str | None = None
     seed: int | None = None
 

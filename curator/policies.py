@@ -28,7 +28,7 @@ GIVEN = ("generation", "per_class", "min_confidence", "seed")
 # What other steps, the checks among them, use as $NAME: a parameter of such a name would change them.
 _TAKEN = (
     *("fill", "max_copies", "targets", "hard_from", "policy", "policy_sql", "settings", "temperature", "where"),
-    *("image_id", "label", "score", "classes"),
+    *("image_id", "label", "score", "classes", "near_leaks", "dedup", "accepted", "calibration", "t"),
 )
 COLUMNS = ("image_id", "label", "confidence", "score")
 _PARAMETER = re.compile(r"^-- Parameter: \$(\w+) = ('[^']*'|\S+)", re.MULTILINE)

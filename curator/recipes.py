@@ -115,6 +115,14 @@ class Compute(Section):
     keep_checkpoints: Count = 1
 
 
+class Evaluation(Section):
+    """The holdout while a run goes on, and which weights it registers."""
+
+    every: Annotated[int, Field(ge=0)] = 0  # steps between two evaluations; 0: at the end only
+    # "best": those of the evaluation with the highest top-1. The holdout then flatters the model that it chose.
+    keep: Literal["last", "best"] = "last"
+
+
 class Finetune(Section):
     """A last phase at a larger resolution: labeled images alone, without noise, a part of the network fixed.
 
@@ -144,6 +152,7 @@ class Recipe(Section):
     loss: Loss = Loss()
     average: Average = Average()
     compute: Compute = Compute()
+    evaluation: Evaluation = Evaluation()
     finetune: Finetune | None = None
 
     def steps(self, labeled: int) -> int:

@@ -14,8 +14,9 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
@@ -238,8 +239,10 @@ def _make(folder: Path, files: list[Path], shards: Shards, kept: int, unique: in
             (beside / "records").open("wb") as records_file,
             (beside / "uris").open("wb") as uris_file,
             progress.progress("laying the manifest's rows out for the loader, once", unique, "rows") as advance,
+            # its threads end before the files are closed that they write to
+            closing(_written(files, kept, shards, records_file.fileno(), uris_file.fileno())) as written,
         ):
-            for copies in _written(files, kept, shards, records_file.fileno(), uris_file.fileno()):
+            for copies in written:
                 begins = np.flatnonzero(np.diff(copies, prepend=-1))
                 positions = length + np.cumsum(copies) - copies
                 runs.append(np.stack([rows + begins, positions[begins], copies[begins]], axis=1))
@@ -273,7 +276,7 @@ def _kept_classes(store: Store, files: list[Path]) -> int:
     return 1  # hard targets
 
 
-def _written(files: list[Path], kept: int, shards: Shards, records_file: int, uris_file: int) -> Iterator[Ints]:
+def _written(files: list[Path], kept: int, shards: Shards, records_file: int, uris_file: int) -> Generator[Ints]:
     """Writes records, each in its place, and uris, in any order, in threads; yields the copies of rows in order."""
     one, uris_end = Lock(), 0
     size = record(kept).itemsize

@@ -1,16 +1,37 @@
-"""Decisions of people on images: appended, never changed; the latest of an image wins."""
+"""Decisions of people on images: appended, never changed; the latest of an image wins.
+
+    one decision, or a CSV file of many --checked--> rows of the table reviews, in one commit
+
+sql/decisions.sql says what they come to.
+"""
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
 import getpass
 import os
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from curator import queries
 from curator.errors import InputError, some, suggestion
 from curator.schema import DECISIONS, REVIEWS
 from curator.store import Store
+
+COLUMNS = ("image_id", "uri", "decision", "new_label", "reviewer", "reason")
+_SHOWN = 10  # wrong rows that a message names
+
+
+class Taken(NamedTuple):
+    """What a file of decisions brought."""
+
+    recorded: int
+    undecided: int  # rows without a decision, which are passed over
+    decisions: dict[str, int]
 
 
 def add_review(
@@ -37,16 +58,7 @@ def add_review(
     Raises:
         InputError: The image, decision or class is unknown, or a class is given where none belongs.
     """
-    if decision not in DECISIONS:
-        raise InputError(
-            f"the decision '{decision}' is unknown{suggestion(decision, DECISIONS)}",
-            f"one of {', '.join(DECISIONS)}",
-        )
-    if (decision == "relabel") != (new_label is not None):
-        raise InputError(
-            "a relabel needs a class, and only a relabel",
-            "--decision relabel --new-label CLASS, or leave --new-label out",
-        )
+    label = _judge(store.classes(), decision, new_label)
     known = abs(image_id) < 2**63 and store.rows("select 1 from images where image_id = $id", id=image_id)
     if not known:
         raise InputError(f"there is no image {image_id}", 'curator sql "select image_id, uri from images limit 10"')
@@ -57,13 +69,132 @@ def add_review(
         "image_id": image_id,
         "generation": newest[0]["generation"],
         "decision": decision,
-        "new_label": None if new_label is None else class_index(store.classes(), new_label),
+        "new_label": label,
         "reviewer": reviewer or _login(),
         "reason": reason,
         "decided_at": dt.datetime.now(dt.UTC),
     }
     store.append("reviews", pa.Table.from_pylist([row], REVIEWS.schema))
     return row
+
+
+def add_reviews(store: Store, file: str, reviewer: str | None = None) -> Taken:
+    """Records the decisions of a CSV file, all of them in one commit, or none.
+
+    Args:
+        store: The store.
+        file: A line of names, then one line per image: image_id or uri, decision, and where they are needed new_label,
+            reviewer and reason. Lines without a decision are passed over, and so are other columns.
+        reviewer: Who decided, where a line does not say; the user's login name by default.
+
+    Raises:
+        InputError: The file cannot be read, or lines of it are wrong; the message names them, and nothing was written.
+    """
+    given = _read(Path(file))
+    filled = [row for row in given if row["decision"]]
+    classes = store.classes()
+    problems: dict[int, str] = {}
+    with closing(store.connect()) as con:
+        images = _images(con, filled)
+        found = {row["line"]: row for row in images}
+    seen: dict[int, int] = {}
+    rows = []
+    who, now = reviewer or _login(), dt.datetime.now(dt.UTC)
+    for row in filled:
+        line, known = row["line"], found.get(row["line"])
+        try:
+            label = _judge(classes, row["decision"], row["new_label"] or None)
+        except InputError as error:
+            problems[line] = error.what
+            continue
+        if known is None:
+            problems[line] = f"there is no image {row['image_id'] or row['uri']}"
+        elif known["image_id"] in seen:
+            problems[line] = f"the image of line {seen[known['image_id']]} again"
+        else:
+            seen[known["image_id"]] = line
+            rows.append(
+                {"image_id": known["image_id"], "generation": known["generation"], "decision": row["decision"]}
+                | {"new_label": label, "reviewer": row["reviewer"] or who, "reason": row["reason"] or None}
+                | {"decided_at": now}
+            )
+    if problems:
+        raise InputError(
+            f"{len(problems)} of {len(filled)} decisions of '{file}' cannot be used; nothing was recorded: "
+            f"{some((f'line {line}: {what}' for line, what in sorted(problems.items())), _SHOWN)}",
+            "correct these lines, and give the whole file again",
+        )
+    if rows:
+        store.append("reviews", pa.Table.from_pylist(rows, REVIEWS.schema))
+    counts = {decision: sum(row["decision"] == decision for row in rows) for decision in DECISIONS}
+    return Taken(len(rows), len(given) - len(filled), counts)
+
+
+def _judge(classes: list[str], decision: str, new_label: str | None) -> int | None:
+    """The index of the class that a decision gives, None for those that give none.
+
+    Raises:
+        InputError: It is no decision, or one that does not go with the class.
+    """
+    if decision not in DECISIONS:
+        raise InputError(
+            f"the decision '{decision}' is unknown{suggestion(decision, DECISIONS)}",
+            f"one of {', '.join(DECISIONS)}",
+        )
+    if (decision == "relabel") != (new_label is not None):
+        raise InputError(
+            "a relabel needs a class, and only a relabel",
+            "--decision relabel --new-label CLASS, or leave --new-label out",
+        )
+    return None if new_label is None else class_index(classes, new_label)
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
+    """The lines of a CSV file: its COLUMNS as text, '' where there is none, and `line`, where each begins."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as text:
+            reader = csv.reader(text, strict=True)
+            names = [name.strip() for name in next(reader, [])]
+            _check_names(file, names)
+            rows, line = [], reader.line_num + 1
+            for cells in reader:
+                if cells:
+                    if len(cells) > len(names):
+                        what = f"line {line} of '{file}' has {len(cells)} cells, and there are {len(names)} columns"
+                        raise InputError(what, "put cells that hold a comma into double quotes")
+                    row = dict(zip(names, (cell.strip() for cell in cells), strict=False))
+                    rows.append({name: row.get(name, "") for name in COLUMNS} | {"line": line})
+                line = reader.line_num + 1
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError(f"'{file}' cannot be read ({why})", "give a CSV file in UTF-8, with a line of names") from None
+    return rows
+
+
+def _check_names(file: Path, names: list[str]) -> None:
+    mend = f"the columns are {', '.join(COLUMNS)}; image_id or uri, and decision, must be there"
+    if "decision" not in names or not {"image_id", "uri"} & {*names}:
+        has = f"its first line names {', '.join(names)}" if names else "it is empty"
+        raise InputError(f"'{file}' has no decisions on images ({has})", mend)
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"'{file}' has the column '{repeated[0]}' twice", "leave one of them out")
+    for name in names:  # another column is of no harm, a mistyped one would be
+        if name not in COLUMNS and (meant := suggestion(name, [c for c in COLUMNS if c not in names])):
+            raise InputError(f"'{file}' has a column '{name}'{meant}", mend)
+
+
+def _images(con: Any, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The image of each line, with its newest generation; of lines that name none there is no row."""
+    numbers = [row["image_id"] for row in rows]
+    ids = [int(n) if n.removeprefix("-").isdecimal() and abs(int(n)) < 2**63 else None for n in numbers]
+    given = {
+        "line": pa.array([row["line"] for row in rows], pa.int64()),
+        "image_id": pa.array(ids, pa.int64()),
+        # a uri counts where no number is given
+        "uri": pa.array([None if row["image_id"] else row["uri"] for row in rows], pa.string()),
+    }
+    con.register("given", pa.table(given))
+    return queries.rows(con, queries.text("review_images"))
 
 
 def _login() -> str:

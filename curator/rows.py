@@ -31,6 +31,15 @@ class Place(NamedTuple):
     byte_length: int | None
 
 
+class Fold(NamedTuple):
+    """A part of the labeled split that a training leaves out, see sql/folds.sql and folds.py."""
+
+    run: str
+    number: int  # 0 to of - 1
+    of: int
+    seed: int
+
+
 class Part(NamedTuple):
     """Some rows, each with what a batch needs of it.
 
@@ -79,19 +88,21 @@ class Rows:
     packed: int = 0
 
     @classmethod
-    def labeled(cls, store: Store, pack: str | None = None) -> Rows:
+    def labeled(cls, store: Store, pack: str | None = None, fold: Fold | None = None) -> Rows:
         """The labeled split, one copy each, one-hot targets.
 
         Args:
             store: The store.
             pack: The pack that images are read from, where they are in it.
+            fold: Part of the split to leave out.
 
         Raises:
             InputError: There is nothing to train on.
         """
         with closing(store.connect()) as con:
-            steps = {"holdout_twins": queries.text("holdout_twins")}
-            table = con.sql(queries.compose(steps, queries.text("labeled_rows"))).to_arrow_table()
+            table = labeled_rows(con, fold)
+        if fold is not None:
+            table = table.filter(pc.not_equal(table["fold"], fold.number))
         n = table.num_rows
         if not n:
             raise InputError("there are no labeled images to train on", "curator add-images FOLDER --split labeled")
@@ -102,7 +113,8 @@ class Rows:
         unscanned = pc.sum(pc.equal(table["status"], "unscanned")).as_py()
         runs = np.array([[0, 0, 1]], np.int64)
         where = paths(shards.names, store)
-        return cls("labeled", found, uris, where, runs, n, 1.0, unscanned, pack, shards.packed)
+        name = "labeled" if fold is None else f"labeled without fold {fold.number} of {fold.of}, seed {fold.seed}"
+        return cls(name, found, uris, where, runs, n, 1.0, unscanned, pack, shards.packed)
 
     @classmethod
     def manifest(cls, store: Store, name: str, pack: str | None = None) -> Rows:
@@ -187,6 +199,16 @@ class Rows:
             uri = uris[at : at + size].decode()
             places.append(Place(uri, shards[shard], first, length) if shard >= 0 else Place(uri, None, None, None))
         return Part(found["image_id"], found["weight"], found["classes"], found["probs"], found["tail"], places)
+
+
+def labeled_rows(con: duckdb.DuckDBPyConnection, folds: Fold | None = None) -> pa.Table:
+    """The labeled images that can be trained on, by image_id; with the column `fold` where the split is cut."""
+    steps = {"holdout_twins": queries.text("holdout_twins")}
+    if folds is None:
+        return con.sql(queries.compose(steps, queries.text("labeled_rows"))).to_arrow_table()
+    steps |= {"labeled": queries.text("labeled_rows"), "folds": queries.text("folds")}
+    values = {"folds": folds.of, "seed": folds.seed}
+    return con.sql(queries.compose(steps, queries.text("fold_rows")), params=values).to_arrow_table()
 
 
 def _expect_no_twins(store: Store, name: str, files: list[Path]) -> None:

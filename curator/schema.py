@@ -174,7 +174,128 @@ PACKED = Table(
     ),
 )
 
-TABLES = {table.name: table for table in (IMAGES, LABELS, REVIEWS, MODELS, METRICS, CLASSES, MANIFESTS, PACKED)}
+DUPLICATES = Table(
+    "duplicates",
+    "one row per image that repeats another one; each scan replaces the whole table in one commit",
+    (
+        Column("image_id", pa.int64(), "the image"),
+        Column(
+            "group_id", pa.int64(), "lowest image_id of the images that repeat each other, on its side of the holdout"
+        ),
+        Column("nearest", pa.int64(), "the closest twin, of any split"),
+        Column(
+            "kind", pa.string(), "what shows it: bytes, phash, mirror (a phash of the mirrored picture) or embedding"
+        ),
+        Column("distance", pa.float32(), "to the closest twin: 0, differing bits of 64, or 1 minus the cosine"),
+        Column("leak", pa.bool_(), "outside the holdout, and a twin of one of its images"),
+        Column("holdout_twin", pa.int64(), "the closest holdout image; null unless leak"),
+        Column("labeled_twin", pa.bool_(), "a twin of an image of the labeled split"),
+        Column("scan", pa.string(), "the scan that found it"),
+        Column("found_at", _TIME, "when"),
+    ),
+)
+
+EMBEDDINGS = Table(
+    "embeddings",
+    "one row per image and model: the features that its last layer reads",
+    (
+        Column("image_id", pa.int64(), "the image"),
+        Column("model", pa.string(), "name of the model"),
+        Column("weights_hash", pa.string(), "sha256 of its weights"),
+        Column("vector", pa.binary(), "D values of 8 bits with sign, scaled so that the largest is 127"),
+    ),
+)
+
+HELD_OUT = Table(
+    "held_out",
+    "one row per labeled image and run of folds: the soft label of a model that was trained without the image",
+    (
+        Column("image_id", pa.int64(), "the image"),
+        Column("run", pa.string(), "name of the run of folds"),
+        Column("fold", pa.int16(), "the fold that the image is in, 0 to K-1, see sql/folds.sql"),
+        *LABELS.columns[LABELS.schema.get_field_index("label") :],
+    ),
+)
+
+CALIBRATIONS = Table(
+    "calibrations",
+    "one row per fit; the newest of a model counts",
+    (
+        Column("model", pa.string(), "the model whose confidences it corrects"),
+        Column("generation", pa.int16(), "its generation"),
+        Column("temperature", pa.float64(), "T of p^(1/T), see sql/calibrated.sql; above 1 lowers confidences"),
+        Column("nll_before", pa.float64(), "mean -ln p of the true class on the holdout, in nats, at T = 1"),
+        Column("nll_after", pa.float64(), "the same under temperatures fitted without the image"),
+        Column("ece_before", pa.float64(), "expected calibration error, 15 bins, at T = 1"),
+        Column("ece_after", pa.float64(), "the same under temperatures fitted without the image"),
+        Column("images", pa.int64(), "holdout images that it was fitted on"),
+        Column("fitted_at", _TIME, "when"),
+    ),
+)
+
+DRIFT = Table(
+    "drift",
+    "one row per generation, split, trusted class, class before and class after: two generations compared",
+    (
+        Column("generation", pa.int16(), "the later generation"),
+        Column("previous", pa.int16(), "the one before it that has labels"),
+        Column("split", pa.string(), "split of the images"),
+        Column("truth", pa.int16(), "trusted class of images of the holdout; null in the other splits"),
+        Column("label_before", pa.int16(), "class that the earlier teacher gave; null where it gave none"),
+        Column("label_after", pa.int16(), "class that the later teacher gave; null where it gave none"),
+        Column("images", pa.int64(), "how many images"),
+        Column("confidence_before", pa.float64(), "mean confidence of the earlier teacher"),
+        Column("confidence_after", pa.float64(), "mean confidence of the later teacher"),
+        Column("basis", pa.string(), "digest of the names of the label files that it was counted from"),
+    ),
+)
+
+CHANGES = Table(
+    "changes",
+    "one row per image and generation that gave it another class, or moved its confidence far",
+    (
+        Column("image_id", pa.int64(), "the image"),
+        Column("generation", pa.int16(), "the later generation"),
+        Column("split", pa.string(), "split of the image"),
+        Column("label_before", pa.int16(), "class that the earlier teacher gave"),
+        Column("label_after", pa.int16(), "class that the later teacher gave"),
+        Column("confidence_before", pa.float32(), "the earlier teacher's confidence in its class"),
+        Column("confidence_after", pa.float32(), "the later teacher's confidence in its class"),
+        Column("severity", pa.float32(), "above 0 for another class, below 0 for the same, see sql/changes.sql"),
+        Column("uri", pa.string(), "where it is, as in images"),
+        Column("shard", pa.string(), "tar file, or null"),
+        Column("byte_offset", pa.int64(), "first byte in the shard, or null"),
+        Column("byte_length", pa.int64(), "bytes in the shard, or null"),
+        Column("basis", pa.string(), "as in drift"),
+    ),
+)
+
+AUDITS = Table(
+    "audits",
+    "one row per sampled image: which images a precision is estimated from, drawn before anybody looked",
+    (
+        Column("generation", pa.int16(), "generation whose labels are audited"),
+        Column("seed", pa.int64(), "seed of the draw"),
+        Column("per_class", pa.int32(), "images drawn of each class"),
+        Column("min_confidence", pa.float32(), "only images with a confidence above this were drawn from"),
+        Column("image_id", pa.int64(), "the image"),
+        Column("label", pa.int16(), "class that the teacher gave"),
+        Column("confidence", pa.float32(), "the teacher's confidence"),
+        Column("stratum", pa.int16(), "range of confidences within the class, 0 is the lowest"),
+        Column("stratum_images", pa.int64(), "images of the class in that range, from which it was drawn"),
+        Column("place", pa.int32(), "in which turn of its class it is to be looked at, from 1"),
+        Column("drawn_at", _TIME, "when"),
+    ),
+)
+
+TABLES = {
+    table.name: table
+    for table in (
+        IMAGES, LABELS, REVIEWS, MODELS, METRICS, CLASSES, MANIFESTS, PACKED, DUPLICATES, EMBEDDINGS, HELD_OUT,
+        CALIBRATIONS,
+        DRIFT, CHANGES, AUDITS,
+    )
+}  # fmt: skip
 
 MANIFEST_ROW = Table(
     "manifest row",

@@ -2,7 +2,7 @@
 
 Put together from files of sql/ in this order:
 
-    decisions, holdout_twins -> pool -> allowed (--where) -> candidates -> policy -> eligible -> quota -> copies
+    decisions, twins -> leaks -> pool -> allowed (--where) -> candidates -> policy -> eligible -> quota -> copies
 
 The whole of it is one SQL statement, which defines the rows and goes into the manifest's lineage. The last two steps
 are not run as SQL, which would sort the whole pool: quota.py gives the same rows out of a stream of the eligible ones.
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import duckdb
 
 # What a selection reads, and so what a --where may read in a subquery; a manifest records their versions.
-INPUTS = ("images", "labels", "reviews", "models", "classes")
+INPUTS = ("images", "labels", "reviews", "models", "classes", "duplicates")
 # DuckDB's names of types: of numbers, and of whole ones.
 _NUMBERS = {
     True: re.compile("U?[A-Z]*INT|U?INTEGER"),
@@ -38,6 +38,8 @@ _NUMBERS = {
 }
 _WHERE_MARK = "/* where */ true"
 _WEIGHT_MARK = "/* weight */ 1"
+_CONFIDENCE_MARK = "/* confidence */ l.confidence"
+_ACCEPTED_MARK = "/* accepted */ false"
 # Rows of a batch: small enough for the arrays to stay near the processor, large enough to forget the interpreter.
 _BATCH = 400_000
 
@@ -59,29 +61,66 @@ def generation(con: duckdb.DuckDBPyConnection, asked: int | None) -> int:
     return int(there[-1] if asked is None else asked)
 
 
-def prepare(con: duckdb.DuckDBPyConnection) -> None:
-    """Works out the small relations that every step asks for again: tables take the place of the first two steps."""
-    for step in ("decisions", "holdout_twins"):
-        con.execute(f"create temp table {step} as {queries.text(step)}")
+def temperature(con: duckdb.DuckDBPyConnection, generation: int) -> float:
+    """The temperature that was fitted for the model behind a generation, see sql/calibration.sql.
+
+    Raises:
+        InputError: None was.
+    """
+    model = "select any_value(model) as model from labels where generation = $generation"
+    teacher = queries.rows(con, model, generation=generation)[0]["model"]
+    found = queries.rows(con, queries.text("calibration"), generation=generation, model=teacher)
+    if not found:
+        raise InputError(f"no temperature was fitted for '{teacher}'", f"curator quality calibration --model {teacher}")
+    return float(found[0]["temperature"])
+
+
+def before(parameters: Parameters) -> dict[str, str]:
+    """The steps before the pool: small relations that the later ones ask for again."""
+    leaks = queries.text("leaks") if parameters.near_leaks == "drop" else "select image_id from holdout_twins"
+    return {"decisions": queries.text("decisions"), "holdout_twins": queries.text("holdout_twins"), "leaks": leaks}
+
+
+def prepare(con: duckdb.DuckDBPyConnection, parameters: Parameters) -> None:
+    """Works the relations of `before` out; tables take the place of these steps."""
+    for step, query in before(parameters).items():
+        con.execute(f"create temp table {step} as {query}")
 
 
 def steps(parameters: Parameters) -> dict[str, str]:
     """The steps from the pool to what the policy lets through, each a relation that the later ones read."""
     allowed = queries.text("allowed") if parameters.where else "select * from pool"
+    allowed = allowed.replace(_WHERE_MARK, parameters.where or "true")
+    candidates = judging("candidates", parameters)
     return {
         "pool": queries.text("pool"),
-        "allowed": allowed.replace(_WHERE_MARK, parameters.where or "true"),
-        "candidates": queries.text("candidates"),
+        **(
+            {"allowed": allowed}
+            if parameters.calibration is None
+            else {"uncalibrated": allowed, "allowed": queries.text("calibrated")}
+        ),
+        **(
+            {"repeating": candidates, "candidates": queries.text("candidates_unique")}
+            if parameters.dedup
+            else {"candidates": candidates}
+        ),
         "holdout": queries.text("holdout"),
         "policy": policies.load(parameters.policy, parameters.policy_sql).text,
     }
 
 
+def judging(name: str, parameters: Parameters) -> str:
+    """The text of a query that holds the marks of sql/candidates.sql, with what the options put there."""
+    text = queries.text(name)
+    if parameters.calibration is not None:
+        text = text.replace(_CONFIDENCE_MARK, "l.calibrated")
+    return text.replace(_ACCEPTED_MARK, "d.decision in ('accept', 'relabel')") if parameters.accepted else text
+
+
 def statement(parameters: Parameters, weighted: bool = False) -> str:
     """The whole selection as one statement: image_id, label, confidence, score, copies and, where weighted, weight."""
-    first = {step: queries.text(step) for step in ("decisions", "holdout_twins")}
     rest = {"eligible": _eligible(weighted), "kept": queries.text("quota")}
-    return queries.compose(first | steps(parameters) | rest, queries.text("copies"))
+    return queries.compose(before(parameters) | steps(parameters) | rest, queries.text("copies"))
 
 
 def eligible(con: duckdb.DuckDBPyConnection, parameters: Parameters) -> dict[str, str]:
@@ -115,31 +154,34 @@ def select(con: duckdb.DuckDBPyConnection, parameters: Parameters, folder: Path,
         InputError: The --where is not one sound expression, or the policy not a sound query.
     """
     values = parameters.bound
-    disputed = con.sql("from decisions").limit(1).fetchall() or con.sql("from holdout_twins").limit(1).fetchall()
+    disputed = any(con.sql(f"from {step}").limit(1).fetchall() for step in ("decisions", "leaks"))
+    exact = parameters.calibration is None and not parameters.accepted  # whether the threshold is one of confidences
     classes = queries.rows(con, "select count(*) as n from classes")[0]["n"]
     _check_where(con, parameters)
     weighted = _check_policy(con, parameters)
-    before = steps(parameters) | {"eligible": _eligible(weighted)}
-    if not disputed:
-        before["candidates"] = queries.text("candidates_undisputed")
+    through_policy = steps(parameters) | {"eligible": _eligible(weighted)}
+    if exact and not disputed and not parameters.dedup:
+        through_policy["candidates"] = queries.text("candidates_undisputed")
     plain = parameters.policy == "top" and parameters.policy_sql is None
     try:
         if plain:
             # The scores are the confidences, which the histogram compares with the threshold itself: the engine hands
             # whole vectors on much faster than filtered ones.
-            query = queries.compose(before, "select image_id, label, score from eligible")
-            values |= {"min_confidence": -1.0}
-            limits = 0.0, 1.0, parameters.min_confidence
+            query = queries.compose(through_policy, "select image_id, label, score from eligible")
+            limits = 0.0, 1.0, -np.inf
+            if exact and not parameters.dedup:  # of repeats the best must be known before the quota
+                values |= {"min_confidence": -1.0}
+                limits = 0.0, 1.0, parameters.min_confidence
         else:
             # A policy may take long, so it is run once and its answer read twice.
             file = folder / "eligible.parquet"
-            query = queries.compose(before, "select * from eligible")
+            query = queries.compose(through_policy, "select * from eligible")
             con.sql(query, params=queries.bind(con, query, values)).to_parquet(str(file), compression="uncompressed")
             con.read_parquet(str(file)).create_view("policy_rows")
             limits = *_check_rows(con, parameters, classes), -np.inf
             query, values = "select * from policy_rows", {}
         histogram = Histogram(classes, *limits)
-        whole = bool(parts) and plain and not disputed and parameters.where is None
+        whole = bool(parts) and plain and exact and not disputed and not parameters.dedup and parameters.where is None
         if not (whole and labels.add_counts(parts, parameters.generation, histogram)):
             histogram = Histogram(classes, *limits)
             for batch in _stream(con, f"select label, score from ({query})", values):
@@ -195,9 +237,9 @@ def _check_where(con: duckdb.DuckDBPyConnection, parameters: Parameters) -> None
         return
     columns = dict.fromkeys([*LABELS.schema.names, *IMAGES.schema.names, "class_name"])
     usersql.check_expression(con, parameters.where, columns, INPUTS)
-    before = steps(parameters)
-    value = before["allowed"].replace("select p.*", f"select (\n{parameters.where}\n)", 1)
-    query = queries.compose({"pool": before["pool"]}, value)
+    value = queries.text("allowed").replace(_WHERE_MARK, parameters.where)
+    value = value.replace("select p.*", f"select (\n{parameters.where}\n)", 1)
+    query = queries.compose({"pool": queries.text("pool")}, value)
     try:
         kind = con.sql(query, params=queries.bind(con, query, parameters.bound)).types[0]
     except _query_errors() as error:
@@ -302,7 +344,7 @@ def _query_errors() -> tuple[type[Exception], ...]:
 
 def funnel(con: duckdb.DuckDBPyConnection, parameters: Parameters) -> dict[str, int]:
     """How many images each rule leaves, see sql/funnel.sql; call `select` first."""
-    query = queries.compose(steps(parameters), queries.text("funnel"))
+    query = queries.compose(steps(parameters), judging("funnel", parameters))
     return queries.rows(con, query, **parameters.bound)[0]
 
 

@@ -18,6 +18,7 @@ import re
 import shlex
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
 from curator import queries
-from curator.errors import InputError, StoreError, some
+from curator.errors import InputError, StoreError, interrupted, some
 from curator.schema import CLASSES, TABLES
 
 if TYPE_CHECKING:
@@ -47,8 +48,10 @@ _SETTINGS = "store.json"
 _UNFIT = re.compile(r"[][|^\\\x00-\x1f\x7f\ud800-\udfff]|%[0-9A-Fa-f]{2}")
 # Where a table's name is also the name of a folder of artefacts, the table lies beside it.
 _TABLE_FOLDERS = {name: name for name in TABLES} | {"manifests": "manifest_table", "models": "model_table"}
-# Stores made before a table was thought of have none; it is empty until something is written to it.
-_LATER = {"packed"}
+# Made when something is first written to them; until then they are empty.
+_LATER = {"packed", "duplicates", "embeddings", "held_out", "calibrations", "drift", "changes", "audits"}
+# The version of a table that a store does not have yet.
+ABSENT = -1
 
 Versions = Mapping[str, int]
 
@@ -134,8 +137,8 @@ class Store:
         try:
             making = beside / "store"
             making.mkdir()
-            for name, table in TABLES.items():
-                deltalake.DeltaTable.create(str(making / _TABLE_FOLDERS[name]), table.schema, name=name)
+            for name in TABLES.keys() - _LATER:
+                deltalake.DeltaTable.create(str(making / _TABLE_FOLDERS[name]), TABLES[name].schema, name=name)
             relative = os.path.relpath(root, path) if root is not None else ".."
             settings = Settings(FORMAT, relative, kept_classes or KEPT_CLASSES)
             (making / _SETTINGS).write_text(json.dumps(settings._asdict(), indent=1) + "\n", "utf-8")
@@ -195,8 +198,8 @@ class Store:
         )
 
     def files(self, table: str, version: int | None = None) -> list[str]:
-        """The Parquet files of a table, sorted; none where the store is older than the table."""
-        if table in _LATER and not (self.path / _TABLE_FOLDERS[table]).exists():
+        """The Parquet files of a table, sorted; none where the store is or was older than the table."""
+        if version == ABSENT or (table in _LATER and not (self.path / _TABLE_FOLDERS[table]).exists()):
             return []
         return paths_of(self.delta(table, version))
 
@@ -204,10 +207,13 @@ class Store:
         """The newest version of each table that an answer depends on, to read them all at one state later.
 
         The later steps' tables are looked at first, so that what they name is there in the earlier ones, whatever is
-        committed in between.
+        committed in between. A table that the store is too old to have is at version ABSENT, where it is empty.
         """
-        order = ("manifests", "metrics", "models", "reviews", "labels", "images", "classes")
-        return {name: self.delta(name).version() for name in order}
+        order = (
+            "manifests", "metrics", "models", "reviews", "duplicates", "embeddings", "labels", "images", "classes",
+        )  # fmt: skip
+        absent = {name for name in _LATER if not (self.path / _TABLE_FOLDERS[name]).exists()}
+        return {name: ABSENT if name in absent else self.delta(name).version() for name in order}
 
     def connect(self, versions: Versions | None = None) -> duckdb.DuckDBPyConnection:
         """A DuckDB connection in memory with the store's views.
@@ -230,7 +236,7 @@ class Store:
                     con.register(f"stored_{name}", table.schema.empty_table())
             except duckdb.Error as error:
                 con.close()
-                raise self.unreadable(name, error) from None
+                raise KeyboardInterrupt if interrupted(error) else self.unreadable(name, error) from None
         queries.create_views(con)
         return con
 
@@ -245,11 +251,11 @@ class Store:
     def append(self, table: str, rows: pa.Table | pa.RecordBatchReader) -> None:
         """Adds rows to a table in one commit, columns in the order of the schema."""
         if table in _LATER:
-            self._make(table)
+            self.make(table)
         zstd = deltalake.WriterProperties(compression="ZSTD")
         deltalake.write_deltalake(self.delta(table), rows, mode="append", writer_properties=zstd)
 
-    def _make(self, table: str) -> None:
+    def make(self, table: str) -> None:
         """Makes a table that the store is too old to have; beside its place, so that a kill leaves no half table."""
         place = self.path / _TABLE_FOLDERS[table]
         if place.exists():
@@ -263,24 +269,34 @@ class Store:
                 if not place.exists():  # else another process was faster
                     raise
 
-    def publish(self, table: deltalake.DeltaTable, files: Sequence[Path], claim: str) -> None:
+    def publish(
+        self,
+        table: deltalake.DeltaTable,
+        files: Sequence[Path],
+        claim: str,
+        replace: bool = False,
+        gone: Sequence[str] = (),
+    ) -> None:
         """Makes finished Parquet files part of a table, all of them in one commit.
 
         Args:
             table: The table at the version that the caller looked at when it decided what to write.
             files: Parquet files below the table's folder.
             claim: What is being published. Of two processes that publish the same claim from the same state, one wins.
+            replace: Whether they take the place of the files that the table has.
+            gone: Paths, as the table names them, of files that leave it in the same commit.
 
         Raises:
             CommitRaced: Another process published the claim in the meantime; nothing was changed.
         """
         folder = Path(unquote(table.table_uri.removeprefix("file://")))
-        adds: list[AddAction | RemoveAction] = [_add_action(folder, file) for file in files]
+        actions: list[AddAction | RemoveAction] = [_add_action(folder, file) for file in files]
+        actions += [RemoveAction(path, True, time.time_ns() // 1_000_000) for path in gone]
         turn = (table.transaction_version(claim) or 0) + 1
         try:
             table.create_write_transaction(
-                adds,
-                "append",
+                actions,
+                "overwrite" if replace else "append",
                 table.schema(),
                 commit_properties=deltalake.CommitProperties(app_transactions=[deltalake.Transaction(claim, turn)]),
             )

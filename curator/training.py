@@ -10,35 +10,32 @@ torchrun the ranks share each batch, and the first of them writes.
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import json
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
-from types import FrameType
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from contextlib import closing, nullcontext
+from pathlib import Path
+from typing import NamedTuple, NoReturn
 
-import numpy as np
 import pyarrow as pa
 import torch
 from torch import distributed
 
-from curator import checkpoints, manifests, network, optimization, packs, phases, progress, ranks, recipes
+from curator import checkpoints, network, optimization, progress, ranks, recipes
+from curator.assignment import Assignment
 from curator.batches import Statistics
 from curator.errors import CuratorError, InputError
-from curator.evaluation import evaluate_network
 from curator.journal import Journal
 from curator.loader import ManifestLoader
 from curator.lock import alone
 from curator.optimization import Optimization
 from curator.phases import Phase
-from curator.recipes import Recipe
-from curator.rows import Rows
+from curator.rows import Fold
 from curator.schema import MODELS
+from curator.signals import stoppable
 from curator.steps import Steps
-from curator.store import Store, check_name
+from curator.store import Store
+from curator.watch import Watch
 
 CHECKPOINT_SECONDS = 60.0
 
@@ -49,7 +46,7 @@ class Trained(NamedTuple):
     model: str
     generation: int
     steps: int
-    top1: float | None
+    top1: float | None  # of the weights that were registered
     images_per_second: float
     loss: float
     input_bound: float  # share of the time spent waiting for the loader
@@ -58,6 +55,9 @@ class Trained(NamedTuple):
     precision: str
     failed: int
     problems: list[str]
+    step: int  # after which the weights were those that were registered
+    best_step: int | None  # of the best evaluation, where the recipe wants some on the way
+    best_top1: float | None
 
 
 def train(
@@ -72,6 +72,8 @@ def train(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     pack: str | None = "auto",
     device: str = "auto",
+    fold: Fold | None = None,
+    tensorboard: Path | None = None,
 ) -> Trained:
     """Trains a model and registers it.
 
@@ -87,9 +89,13 @@ def train(
         checkpoint_seconds: Work that a kill can lose at most, in seconds.
         pack: The pack to read images from where it has them; None for the originals, "auto" for the one that fits.
         device: Where to compute; "auto" is a GPU where there is one.
+        fold: Part of the labeled split to leave out. Such a model stays in the folder of its run of folds and is not
+            registered, so that nothing takes it for a teacher.
+        tensorboard: Folder for TensorBoard's event files, which come into one of the run's name in it.
 
     Raises:
-        InputError: The recipe, manifest or name is not usable.
+        InputError: The recipe, manifest or name is not usable; evaluations on the way are wanted without a holdout, or
+            event files without the package tensorboard.
         StoreError: Another run of this name is going on.
         CuratorError: The loss is not finite, or too many images cannot be read.
         KeyboardInterrupt: Ctrl-C or SIGTERM; a checkpoint was written.
@@ -97,8 +103,10 @@ def train(
     recipe_name, plan = recipes.load(recipe, changes)
     network.leave_a_core()
     with ranks.join(device) as mine:
-        run = _Run(store, plan, recipe_name, manifest, name, init, threads, pack, mine)
-        with alone(run.folder, f"training '{run.name}'") if mine.first else nullcontext():
+        assignment = Assignment(store, plan, recipe_name, manifest, name, init, pack, fold)
+        run = _Run(store, assignment, threads, mine, tensorboard)
+        mine_alone = alone(run.folder, f"training '{run.name}'") if mine.first else nullcontext()
+        with mine_alone, closing(run.journal):
             if store.rows("select 1 from models where model = $model", model=run.name):
                 raise InputError(f"the model '{run.name}' exists" + " and is finished" * resume, "give another --name")
             if mine.first:
@@ -113,51 +121,21 @@ class _Run:
     """One run: its network, phases and journal."""
 
     def __init__(
-        self,
-        store: Store,
-        recipe: Recipe,
-        recipe_name: str,
-        manifest: str | None,
-        name: str | None,
-        init: str | None,
-        threads: int | None,
-        pack: str | None,
-        mine: ranks.Ranks,
+        self, store: Store, assignment: Assignment, threads: int | None, mine: ranks.Ranks, tensorboard: Path | None
     ) -> None:
-        self.store, self.recipe, self.manifest, self.init, self.threads = store, recipe, manifest, init, threads
-        self.ranks = mine
-        self.classes = len(store.classes())
-        if not self.classes:
-            raise InputError("the store has no classes yet", "curator add-images FOLDER --split labeled")
-        self.pack = packs.chosen(store, pack, max(recipe.network.resolution, recipe.network.test_resolution))
-        self.labeled, pseudo = Rows.labeled(store, self.pack), None
-        self.generation, self.parents = 0, []
-        self.network = network.build(recipe, self.classes, recipe.network.pretrained)
-        if init is not None:
-            begun = network.begin_from(store, init, self.network, recipe)
-            if begun is not None:  # trained on without a manifest, a model stays of its generation
-                self.generation, self.parents = begun, [init]
-        if manifest is not None:
-            if not recipe.schedule.pseudo_ratio:
-                raise InputError("the recipe takes no pseudo-labeled images", "--set schedule.pseudo_ratio=1")
-            found = manifests.find(store, manifest)
-            self.generation = found.generation + 1
-            self.parents = [*dict.fromkeys([found.lineage["model"]["model"], *self.parents])]
-            pseudo = Rows.manifest(store, manifest, self.pack)
-        self.rows = [self.labeled, *([] if pseudo is None else [pseudo])]
-        self.name = name or f"g{self.generation}-{recipe_name}"
-        check_name("model", self.name)
-        self.phases = phases.of(recipe, self.labeled, pseudo)
-        self.steps = self.phases[-1].end
+        self.store, self.assignment, self.threads, self.ranks = store, assignment, threads, mine
+        self.name, self.folder, self.steps = assignment.name, assignment.folder, assignment.steps
+        self.phases, self.network = assignment.phases, assignment.network
+        self.recipe = recipe = assignment.recipe
         if recipe.compute.sync_batchnorm and mine.world > 1:
             if mine.device.type != "cuda":
                 raise InputError("torch's SyncBatchNorm needs GPUs", "--set compute.sync_batchnorm=false")
             self.network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.network)  # type: ignore[no-untyped-call]
         self.network = self.network.to(mine.device).to(memory_format=torch.channels_last)
         self.precision = recipe.compute.precision
-        self.folder = store.path / "models" / self.name
-        self.journal = Journal(store, self.name, len(self.labeled) / recipe.schedule.labeled_batch)
-        self.images, self.seconds, self.waited = 0, 0.0, 0.0  # of this process, without checkpoints
+        self.journal = Journal(store, self.name, assignment.epoch, tensorboard)
+        self.watch = Watch(store, recipe, self.name, assignment.generation, self.folder, threads)
+        self.images, self.seconds = 0, 0.0  # of this process, without checkpoints
         self.spent = Statistics()
         self.last_loss = float("nan")
         self.state: checkpoints.Checkpoint | None = None
@@ -175,6 +153,7 @@ class _Run:
         self.precision = self.ranks.gather(wanted)[0]
         if self.ranks.first:
             self.journal.go_on(0)
+            self.watch.go_on(0)
         self._announce()
         return 0
 
@@ -184,28 +163,19 @@ class _Run:
         if self.state is None:
             self._say(f"no checkpoint of '{self.name}': starting from the beginning")
             return self.begin()
-        identity, kept = self._identity(), self.state.state["run"]
-        differ = [what for what, value in identity.items() if kept.get(what) != value]
-        if differ:
-            mend = "give the same options as before, or another --name"
-            if differ == ["pack"]:
-                pack = kept["pack"][0]
-                same = "the pack was extended since; give another --name"
-                mend = same if pack == self.pack else f"--pack {pack or 'none'}, as before"
-            raise InputError(
-                f"the checkpoint of '{self.name}' belongs to a run with another {' and another '.join(differ)}", mend
-            )
+        self.assignment.expect(self.state.state["run"], self.watch.identity)
         self.precision = self.state.state["precision"]
         self.network.load_state_dict(self.state.weights["network"])
         if self.ranks.first:
             self.spent.failures |= self.journal.go_on(self.state.step)
+            self.watch.go_on(self.state.step)
         self._announce()
         self._say(f"going on at step {self.state.step} of {self.steps}")
         return self.state.step
 
     def train(self, start: int, checkpoint_seconds: float) -> None:
         """Takes the steps from `start` to the end, phase by phase."""
-        with progress.progress(f"training {self.name}", self.steps, "steps") as advance, _stoppable() as stopped:
+        with progress.progress(f"training {self.name}", self.steps, "steps") as advance, stoppable() as stopped:
             advance(start)
             for phase in self.phases:
                 if phase.end > start:
@@ -229,6 +199,9 @@ class _Run:
         steps = Steps(self.network, moving, self.recipe, self.ranks)
         loader = self._loader(phase)
         moving.train()
+        self._look(start, moving, stopped)  # where the last process was stopped while it did
+        if self._agree(stopped())[0]:
+            self._stop(start)
         saved = began = time.perf_counter()
         with closing(loader.batches(start - phase.begin, phase.end - phase.begin)) as batches:
             for number, batch in enumerate(batches, start=1):
@@ -237,34 +210,52 @@ class _Run:
                 self.journal.note(at, at + 1 == self.steps, self.last_loss, rate)
                 if self.ranks.first:
                     self.journal.tell(loader.statistics.failures)
-                now = time.perf_counter()
+                pause = self._look(at + 1, moving, stopped)
+                now, saved, began = time.perf_counter(), saved + pause, began + pause
                 self.images += len(batch.images) * self.ranks.world
                 pace = loader.batch_size * number / (now - began)
-                advance(1, f"loss {self.last_loss:.3f}, rate {rate:.2g}, {pace:.0f} images/s")
+                advance(1, f"loss {self.last_loss:.3f}, rate {rate:.2g}, {pace:.0f} images/s{self.watch.note}")
                 stop, due = self._agree(stopped(), now - saved > checkpoint_seconds)
                 if (stop or due) and at + 1 < phase.end:
                     self.seconds += now - saved
                     self._save(at + 1, moving, loader)
                     saved = time.perf_counter()
                     if stop:
-                        self._say(f"stopped after step {at + 1}; go on with --resume")
-                        raise KeyboardInterrupt
+                        self._stop(at + 1)
         self.seconds += time.perf_counter() - saved
         self.spent.add(loader.statistics)
-        average = None if moving.average is None else moving.average.module
         if phase is self.phases[-1]:
-            self.final = self.network if average is None else average
+            self.final = self._averaged(moving)
         else:  # the next one begins with the average
-            if average is not None:
-                self.network.load_state_dict(average.state_dict())
+            if moving.average is not None:
+                self.network.load_state_dict(moving.average.module.state_dict())
             self._save(phase.end, None, loader)
+
+    def _averaged(self, moving: Optimization) -> network.Network:
+        """The weights that are evaluated and registered."""
+        averaged: network.Network = self.network if moving.average is None else moving.average.module
+        return averaged
+
+    def _look(self, step: int, moving: Optimization, stopped: Callable[[], bool]) -> float:
+        """Evaluates the weights after a step if it is time to; the seconds that it took, which are not the training's.
+
+        The other ranks wait for the first one where they agree on what comes next.
+        """
+        began = time.perf_counter()
+        if self.ranks.first and step < self.steps:  # the last ones are evaluated in any case
+            self.journal.add(step, self.watch.look(step, self._averaged(moving), stopped))
+        return time.perf_counter() - began
+
+    def _stop(self, step: int) -> NoReturn:
+        self._say(f"stopped after step {step}, which is kept")
+        raise KeyboardInterrupt
 
     def _loader(self, phase: Phase) -> ManifestLoader:
         loader = ManifestLoader(
             self.store.root,
             phase.streams,
             phase.noise,
-            self.classes,
+            self.assignment.classes,
             seed=phase.seed,
             rank=self.ranks.rank,
             world=self.ranks.world,
@@ -285,18 +276,6 @@ class _Run:
         distributed.all_reduce(found, distributed.ReduceOp.MAX)
         return [bool(flag) for flag in found.tolist()]
 
-    def _identity(self) -> dict[str, Any]:
-        """What a resumed run must have in common with the one that wrote the checkpoint."""
-        labeled = self.labeled.records[np.arange(len(self.labeled))]
-        digest = hashlib.sha256(labeled["image_id"].tobytes() + labeled["classes"].tobytes())
-        return {
-            "recipe": self.recipe.model_dump_json(),
-            "manifest": [rows.name for rows in self.rows],
-            "set of labeled images": digest.hexdigest(),
-            "pack": [self.pack, *(rows.packed for rows in self.rows)],
-            "--init": self.init,
-        }
-
     def _save(self, step: int, moving: Optimization | None, loader: ManifestLoader) -> None:
         """Writes a checkpoint and the figures up to it."""
         failures = {key: why for some in self.ranks.gather(loader.statistics.failures) for key, why in some.items()}
@@ -305,7 +284,7 @@ class _Run:
             if moving is not None and moving.average is not None:
                 weights["average"] = moving.average.state_dict()
             state = {
-                "run": self._identity(),
+                "run": self.assignment.identity | self.watch.identity,
                 "precision": self.precision,
                 "moving": None if moving is None else moving.state_dict(),
             }
@@ -319,17 +298,14 @@ class _Run:
 
     def _announce(self) -> None:
         """Says what is trained, and on what."""
-        if self.labeled.unscanned:
-            self._say(f"{self.labeled.unscanned} labeled images were never scanned, so not checked against the holdout")
-        if self.pack is not None:
-            packed, rows = (sum(of(each) for each in self.rows) for of in (lambda rows: rows.packed, len))
-            self._say(f"{packed} of {rows} images are read from the pack {self.pack}")
+        for line in self.assignment.summary():
+            self._say(line)
         millions = sum(p.numel() for p in self.network.parameters()) / 1e6
         where = f"{self.ranks.device.type}, {self.precision}" + f", {self.ranks.world} ranks" * (self.ranks.world > 1)
         self._say(f"{self.recipe.network.architecture}, {millions:.2f}M parameters, {where}")
 
     def register(self) -> Trained:
-        """Saves the averaged weights, evaluates them where there is a holdout, and adds the model to the store."""
+        """Evaluates the averaged weights where there is a holdout, and adds the model to the store."""
         self.final.eval()
         for name, tensor in self.final.state_dict().items():
             if not torch.isfinite(tensor).all():
@@ -343,82 +319,54 @@ class _Run:
             "input_bound": round(self.spent.wait / max(self.seconds, 1e-9), 3),
         } | {f"loader_{stage}": share for stage, share in shares.items()}
         failures = {key: why for some in self.ranks.gather(self.spent.failures) for key, why in some.items()}
+        step, best = self.steps, None
         if self.ranks.first:
-            figures |= self._evaluate()
-            self._register(figures, failures)
+            step, found = self.watch.conclude(self.steps, self.final, self.journal)
+            figures, best = figures | found, self.watch.best
+            self._register(step, figures, failures)
         self.ranks.wait()
         problems = [f"image {image_id}, {reason}" for image_id, reason in failures.items()]
         return Trained(
             self.name,
-            self.generation,
+            self.assignment.generation,
             self.steps,
             figures.get("top1"),
             figures["images_per_second"],
             self.last_loss,
             figures["input_bound"],
             shares,
-            self.pack,
+            self.assignment.pack,
             self.precision,
             len(problems),
             problems[:20],
+            step,
+            best and best.step,
+            best and best.figures["top1"],
         )
 
-    def _evaluate(self) -> dict[str, float]:
-        holdout = self.store.rows("select count(*) as n from images where split = 'holdout' and status <> 'unreadable'")
-        if holdout[0]["n"]:
-            try:
-                result = evaluate_network(self.store, self.final, self.recipe, self.name, self.generation, self.threads)
-                return {"top1": result.top1, "top5": result.top5, "ece": result.ece}
-            except InputError as error:  # no reason to lose the training
-                progress.say(f"not evaluated: {error.what}")
-        return {}
-
-    def _register(self, figures: dict[str, float], failures: dict[int, str]) -> None:
+    def _register(self, step: int, figures: dict[str, float], failures: dict[int, str]) -> None:
         path = self.folder / "weights.safetensors"
         weights_hash = network.save(self.final, path)
         about = {
             "loss": self.last_loss,
             "steps": self.steps,
-            "pack": self.pack,
+            "step": step,
+            "pack": self.assignment.pack,
             "precision": self.precision,
-            "init": self.init,
+            "init": self.assignment.init,
         }
         row = {
             "model": self.name,
-            "generation": self.generation,
+            "generation": self.assignment.generation,
             "recipe": self.recipe.model_dump_json(),
             "weights": path.relative_to(self.store.path).as_posix(),
             "weights_hash": weights_hash,
-            "parents": self.parents,
-            "manifest": self.manifest,
+            "parents": self.assignment.parents,
+            "manifest": self.assignment.manifest,
             "metrics": json.dumps(figures | about),
             "created_at": dt.datetime.now(dt.UTC),
         }
         self.journal.write(self.steps, failures, figures)
-        self.store.append("models", pa.Table.from_pylist([row], MODELS.schema))
-        checkpoints.remove(self.folder)
-
-
-@contextmanager
-def _stoppable() -> Iterator[Callable[[], bool]]:
-    """Lets the step that is being taken end when Ctrl-C or SIGTERM comes; a second one stops at once.
-
-    Yields:
-        Whether one came.
-    """
-    came = threading.Event()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if came.is_set():
-            raise KeyboardInterrupt
-        came.set()
-
-    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
-        yield came.is_set
-        return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield came.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if self.assignment.fold is None:
+            self.store.append("models", pa.Table.from_pylist([row], MODELS.schema))
+        checkpoints.remove(self.folder, self.watch.best is not None and self.watch.best.step == step)

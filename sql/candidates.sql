@@ -1,7 +1,8 @@
 -- Purpose: the pool images that may enter a manifest: above the confidence threshold (compared in float32), not
---          rejected by a person, not the twin of a holdout image. The class is the teacher's top-1 class, or the one
---          a reviewer gave.
--- Inputs:  allowed (the pool's soft labels after --where), decisions, holdout_twins.
+--          rejected by a person, not showing a holdout image. The class is the teacher's top-1 class, or the one a
+--          reviewer gave. With --calibrated `l.calibrated` takes the place of the marked confidence; with --accepted the
+--          marked "false" lets in, at any confidence, what a reviewer accepted or gave a class.
+-- Inputs:  allowed (the pool's soft labels after --where), decisions, leaks.
 -- Grain:   one row per image.
 -- Parameters: $min_confidence.
 select
@@ -11,6 +12,6 @@ select
     case when d.decision = 'relabel' then 'review' else 'pseudo' end as source
 from allowed as l
 left join decisions as d on d.image_id = l.image_id
-where l.confidence > $min_confidence::FLOAT
+where (/* confidence */ l.confidence > $min_confidence::FLOAT or /* accepted */ false)
   and (d.decision is null or d.decision <> 'reject')
-  and l.image_id not in (select image_id from holdout_twins);
+  and l.image_id not in (select image_id from leaks);

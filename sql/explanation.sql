@@ -1,16 +1,19 @@
--- Purpose: what each rule of a selection says of one image.
--- Inputs:  stored_images, pool, allowed, decisions, holdout_twins.
+-- Purpose: what each rule of a selection says of one image. The marks are those of candidates.sql.
+-- Inputs:  stored_images, pool, allowed, decisions, holdout_twins, leaks, candidates.
 -- Grain:   one row, or none if the image is not in the store.
 -- Parameters: $image_id, $min_confidence.
 select
     i.uri, i.split, i.status,
-    l.label::INT as teacher_label, l.confidence,
-    l.image_id is not null as is_labeled,
-    $image_id in (select image_id from allowed where image_id = $image_id) as passes_where,
-    l.confidence > $min_confidence::FLOAT as is_above,
+    p.label::INT as teacher_label, p.confidence,
+    p.image_id is not null as is_labeled,
+    l.image_id is not null as passes_where,
+    (/* confidence */ l.confidence > $min_confidence::FLOAT or /* accepted */ false) as is_above,
     d.decision, d.new_label::INT as new_label,
-    i.image_id in (select image_id from holdout_twins) as is_twin
+    i.image_id in (select image_id from holdout_twins) as is_twin,
+    i.image_id in (select image_id from leaks) as is_leak,
+    i.image_id in (select image_id from candidates) as is_candidate
 from stored_images as i
-left join pool as l on l.image_id = i.image_id
+left join pool as p on p.image_id = i.image_id
+left join (select * from allowed where image_id = $image_id) as l on l.image_id = i.image_id
 left join decisions as d on d.image_id = i.image_id
 where i.image_id = $image_id;

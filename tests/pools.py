@@ -119,7 +119,7 @@ class Engine:
 
     def __init__(self) -> None:
         self.con = duckdb.connect(config={"threads": 1})
-        self.con.execute("create table holdout_twins (image_id BIGINT)")
+        self.con.execute("create table leaks (image_id BIGINT)")
         self.con.execute("create table earlier (image_id BIGINT, label INT, copies INT, weight FLOAT)")
 
     def close(self) -> None:

@@ -112,7 +112,16 @@ def test_show_an_image(store: Store, ids: dict[str, int], curator: Callable[...,
     assert answer.json | {"reason": ""} == {
         **{"name": "m", "image_id": ids["d"], "in": False, "reason": "", "uri": "pool/d.jpg", "split": "unlabeled"},
         **{"status": "unscanned", "confidence": 0.5, "is_labeled": True, "passes_where": True, "is_above": True},
-        **{"decision": None, "is_twin": False, "is_eligible": True, "score": 0.5, "rank": 4, "of_class": 5},
+        **{
+            "decision": None,
+            "is_twin": False,
+            "is_leak": False,
+            "is_candidate": True,
+            "is_eligible": True,
+            "score": 0.5,
+            "rank": 4,
+            "of_class": 5,
+        },
         **{"teacher_class": "cat", "new_class": None, "class": "cat", "kept_of_class": 2, "copies": 0, "weight": None},
         "cut_off": float(np.float32(0.8)),
     }

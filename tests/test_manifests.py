@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import PROBS, Answer, read_lineage
 
-from curator import manifests
+from curator import manifests, selection
 from curator.errors import AnswerIsNo, InputError
 from curator.images import add_images
 from curator.labels import import_labels
@@ -203,8 +203,12 @@ def test_lineage_is_complete_beside_the_rows_and_inside_them(store: Store, ids: 
         "hard_from": 0.6,
         "policy_sql": None,
         "settings": {},
+        "near_leaks": "drop",
+        "dedup": False,
+        "accepted": False,
+        "calibration": None,
     }
-    assert inside["tables"] == {name: versions[name] for name in ("images", "labels", "reviews", "models", "classes")}
+    assert inside["tables"] == {name: versions[name] for name in selection.INPUTS}
     assert inside["model"] == {"model": "trained", "weights_hash": "ab" * 32}
     assert inside["tool"].startswith("curator ")
     assert inside["sql_sha256"] == hashlib.sha256(inside["sql"].encode()).hexdigest()
@@ -242,6 +246,7 @@ def test_the_funnel_counts_what_each_rule_leaves(store: Store, ids: dict[str, in
         "pass_where": 8,
         "above_threshold": 7,
         "not_rejected": 6,
+        "not_leaking": 5,
         "candidates": 5,
         "eligible": 5,
     }

@@ -2,7 +2,10 @@
 
 import datetime as dt
 import itertools
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -125,3 +128,139 @@ def test_a_user_without_a_name_is_known_by_number(
 
     monkeypatch.setattr(reviews.getpass, "getuser", nobody)
     assert str(add_review(store, ids["a"], "accept")["reviewer"]).isdecimal()
+
+
+# Files of decisions
+
+
+def listed(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_a_file_of_decisions_is_one_commit(
+    store: Store, ids: dict[str, int], tmp_path: Path, curator: Callable[..., Answer]
+) -> None:
+    version = store.versions()["reviews"]
+    file = listed(
+        tmp_path / "d.csv",
+        "uri,decision,new_label,reviewer,reason,class_name\n"
+        'pool/a.jpg,reject,,ann,"blurred, and small",cat\n'
+        "pool/b.jpg,relabel,owl,,,cat\n"
+        "pool/c.jpg,,,,,cat\n",
+    )
+    answer = curator("review", "--from", file, "--reviewer", "bob", "--json", "--store", store.path)
+    assert answer.code == 0, answer.err
+    counts = {"accept": 0, "reject": 1, "relabel": 1, "skip": 0}
+    assert answer.json == {"recorded": 2, "undecided": 1, "decisions": counts}
+    assert store.versions()["reviews"] == version + 1
+    assert decided(store) == {ids["a"]: ("reject", None), ids["b"]: ("relabel", 2)}
+    rows = {row["image_id"]: row for row in store.rows("select * from reviews")}
+    assert (rows[ids["a"]]["reviewer"], rows[ids["a"]]["reason"]) == ("ann", "blurred, and small")
+    assert (rows[ids["b"]]["reviewer"], rows[ids["b"]]["reason"], rows[ids["b"]]["generation"]) == ("bob", None, 0)
+
+
+def test_a_file_with_numbers_and_a_mark_of_order(store: Store, ids: dict[str, int], tmp_path: Path) -> None:
+    """As Excel writes it: a byte order mark, and line ends of two characters."""
+    text = f"\ufeffimage_id,uri,decision\r\n{ids['a']},pool/b.jpg,accept\r\n,pool/c.jpg,skip\r\n"
+    (tmp_path / "d.csv").write_bytes(text.encode())
+    assert reviews.add_reviews(store, str(tmp_path / "d.csv")).recorded == 2
+    assert {row["image_id"] for row in store.rows("select * from reviews")} == {ids["a"], ids["c"]}
+
+
+def test_wrong_lines_are_named_and_nothing_is_written(store: Store, ids: dict[str, int], tmp_path: Path) -> None:
+    file = listed(
+        tmp_path / "d.csv",
+        "image_id,decision,new_label,reason\n"
+        f"{ids['a']},accept,,\n"
+        f'{ids["b"]},rejct,,"two\nlines"\n'
+        "12,reject,,\n"
+        f"{ids['c']},relabel,,\n"
+        f"{ids['d']},relabel,caat,\n"
+        f"{ids['a']},reject,,\n"
+        "x1,reject,,\n",
+    )
+    with pytest.raises(InputError) as caught:
+        reviews.add_reviews(store, file)
+    for said in (
+        "6 of 7 decisions",
+        "line 3: the decision 'rejct' is unknown",
+        "line 5: there is no image 12",
+        "line 6: a relabel needs a class",
+        "line 7: there is no class 'caat'",
+        "line 8: the image of line 2 again",
+        "line 9: there is no image x1",
+    ):
+        assert said in caught.value.what
+    assert store.rows("select * from reviews") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "it is empty"),
+        ("image_id,verdict\n1,reject\n", "no decisions on images"),
+        ("decision\nreject\n", "no decisions on images"),
+        ("uri,decision,new_lable\npool/a.jpg,relabel,cat\n", "did you mean 'new_label'"),
+        ("uri,decision,decision\npool/a.jpg,reject,reject\n", "'decision' twice"),
+        ("uri,decision\npool/a.jpg,reject,too,many\n", "line 2 .* has 4 cells"),
+        ('uri,decision\n"pool/a.jpg,reject\n', "cannot be read"),
+    ],
+)
+def test_files_that_hold_no_decisions(store: Store, tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        reviews.add_reviews(store, listed(tmp_path / "d.csv", text))
+    assert store.rows("select * from reviews") == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("--image-id", 5), ("--from", "d.csv", "--image-id", 5), ("--from", "missing.csv")],
+)
+def test_half_a_question(store: Store, arguments: tuple[object, ...], curator: Callable[..., Answer]) -> None:
+    answer = curator("review", *arguments, "--store", store.path)
+    assert answer.code == 2
+    assert "mend:" in answer.err
+
+
+def test_people_who_decide_at_once_lose_nothing(store: Store, tmp_path: Path) -> None:
+    """Processes of their own: one with a file, one image by image, and another file."""
+    letters = "abcdefghi"
+    files = [
+        listed(
+            tmp_path / f"{who}.csv",
+            "uri,decision,reviewer\n" + "".join(f"pool/{letter}.jpg,accept,{who}\n" for letter in letters),
+        )
+        for who in ("ann", "bob", "eve")
+    ]
+    program = [Path(sys.executable).with_name("curator"), "review", "--store", store.path, "--from"]
+    runs = [subprocess.Popen([*program, file], stderr=subprocess.PIPE, text=True) for file in files]
+    for name in letters[:2]:
+        add_review(store, store.rows("select image_id from images where uri = $u", u=f"pool/{name}.jpg")[0]["image_id"],
+                   "reject", reviewer="dan")  # fmt: skip
+    errors = [run.communicate()[1] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0, 0], errors
+    rows = store.rows("select reviewer, count(*) as n from reviews group by 1 order by 1")
+    assert [(row["reviewer"], row["n"]) for row in rows] == [("ann", 9), ("bob", 9), ("dan", 2), ("eve", 9)]
+
+
+def test_the_lineage_names_the_reviews_and_diff_shows_what_they_did(
+    store: Store, ids: dict[str, int], tmp_path: Path, curator: Callable[..., Answer]
+) -> None:
+    before = manifests.build(store, "before", {"per_class": 3})
+    file = listed(
+        tmp_path / "d.csv", "uri,decision,new_label\npool/a.jpg,reject,\npool/b.jpg,relabel,owl\npool/e.jpg,accept,\n"
+    )
+    reviews.add_reviews(store, file)
+    after = manifests.build(store, "after", {"per_class": 3})
+    versions = [manifest.lineage["tables"]["reviews"] for manifest in (before, after)]
+    assert versions[1] == versions[0] + 1 == store.versions()["reviews"]
+    found = curator("diff", "before", "after", "--json", "--store", store.path).json
+    assert (found["removed"], found["relabeled"]) == (1, 1)
+    assert found["added"] == 2  # d and h move up among the cats
+    add_review(store, ids["a"], "skip")
+    add_review(store, ids["b"], "skip")
+    manifests.build(store, "undone", {"per_class": 3})
+    assert curator("diff", "before", "undone", "--exit-code", "--store", store.path).code == 0
+    again = manifests.build(store, "again", {}, as_of="after")
+    assert again.sha256 == after.sha256

@@ -26,7 +26,7 @@ from curator.schema import TABLES
 from curator.store import CommitRaced, Store, check_name, paths_of
 
 Run = Callable[..., Answer]
-TABLE_FOLDERS = {"images", "labels", "reviews", "model_table", "metrics", "classes", "manifest_table", "packed"}
+TABLE_FOLDERS = {"images", "labels", "reviews", "model_table", "metrics", "classes", "manifest_table"}
 
 
 def listing(path: Path, *uris: str) -> str:

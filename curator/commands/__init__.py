@@ -9,6 +9,9 @@ packs.py     pack
 models.py    train, evaluate, demo
 recipes.py   recipes
 evolve.py    evolve
+duplicates.py quality duplicates, quality leaks
+issues.py    quality folds, quality issues, quality calibration
+disagreement.py quality disagreement, quality queue, quality audit, quality domain
 sql.py       sql
 """
 
@@ -30,6 +33,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+quality = typer.Typer(
+    no_args_is_help=True,
+    help="Data quality: duplicates, leaks, wrong labels, calibration, drift.\n\nExample: curator quality leaks",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(quality, name="quality")
 
 
 def _show_progress(quiet: bool) -> bool:

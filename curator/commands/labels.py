@@ -34,21 +34,36 @@ def import_labels(
 
 @app.command()
 def review(
-    image_id: Annotated[int, typer.Option(help="The image.")],
-    decision: Annotated[str, typer.Option(help="accept, reject, relabel or skip.")],
+    image_id: Annotated[int | None, typer.Option(help="The image.")] = None,
+    decision: Annotated[str | None, typer.Option(help="accept, reject, relabel or skip.")] = None,
     new_label: Annotated[str | None, typer.Option(help="Class name or index, for a relabel.")] = None,
+    file: Annotated[
+        str | None,
+        typer.Option("--from", help="CSV of image_id or uri, decision, new_label, reviewer, reason.", metavar="FILE"),
+    ] = None,
     reviewer: Annotated[str | None, typer.Option(help="Who decides.", show_default="login name")] = None,
     reason: Annotated[str | None, typer.Option(help="Free text.")] = None,
     store: StoreOption = DEFAULT_STORE,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Records a decision on one image; the latest decision of an image counts in the next build-manifest.
+    """Records a decision on one image, or those of a file at once; the latest of an image counts in build-manifest.
 
     Example: curator review --image-id 42 --decision relabel --new-label cat
     """
     from curator import reviews
+    from curator.errors import InputError
     from curator.store import Store
 
+    if file is not None:
+        if (image_id, decision, new_label, reason) != (None,) * 4:
+            raise InputError("--from takes the decisions from the file", "give the file, or one image and its decision")
+        taken = reviews.add_reviews(Store(store), file, reviewer)
+        counts = ", ".join(f"{number} {name}" for name, number in taken.decisions.items() if number)
+        text = f"{taken.recorded} decisions recorded" + (f": {counts}" if counts else "")
+        render.answer(taken._asdict(), json, text + f"; {taken.undecided} lines without one" * bool(taken.undecided))
+        return
+    if image_id is None or decision is None:
+        raise InputError("no image and decision are given", "--image-id I --decision accept, or --from FILE.csv")
     row = reviews.add_review(Store(store), image_id, decision, new_label, reviewer, reason)
     render.answer(row, json, f"{decision} of image {image_id} recorded")

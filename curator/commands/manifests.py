@@ -33,6 +33,14 @@ def build_manifest(
     max_copies: Annotated[int | None, typer.Option(help="Most copies of one image.")] = None,
     where: Annotated[str | None, typer.Option(help="SQL expression over labels and images.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of policies that draw.")] = 0,
+    dedup: Annotated[bool, typer.Option("--dedup", help="Keep one of images that repeat each other.")] = False,
+    accepted: Annotated[
+        bool, typer.Option("--accepted", help="Take what reviewers accepted or relabeled at any confidence.")
+    ] = False,
+    calibrated: Annotated[
+        bool, typer.Option("--calibrated", help="Compare calibrated confidences with --min-confidence.")
+    ] = False,
+    near_leaks: Annotated[str, typer.Option(help="drop or keep what a scan found near the holdout.")] = "drop",
     as_of: Annotated[
         str | None,
         typer.Option(help="Read the table versions and options of this manifest.", metavar="MANIFEST"),
@@ -54,7 +62,8 @@ def build_manifest(
     options: dict[str, Any] = {
         "generation": generation, "per_class": per_class, "min_confidence": min_confidence, "policy": policy,
         "targets": targets, "temperature": temperature, "fill": fill, "max_copies": max_copies, "where": where,
-        "seed": seed, "hard_from": hard_from, "settings": _settings(settings or []),
+        "seed": seed, "hard_from": hard_from, "settings": _settings(settings or []), "dedup": dedup,
+        "accepted": accepted, "calibrated": calibrated, "near_leaks": near_leaks,
     }  # fmt: skip
     # What the user did not say is left to the library, which may take it from --as-of.
     defaults = (None, "DEFAULT")

@@ -32,6 +32,9 @@ def train(
         str, typer.Option(help="Pack to read images from; 'auto' for the one that fits, or 'none'.")
     ] = "auto",
     device: DeviceOption = "auto",
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Folder for TensorBoard's event files.", metavar="DIR")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what training would take; train nothing.")] = False,
     store: StoreOption = DEFAULT_STORE,
     json: JsonOption = False,
@@ -50,12 +53,31 @@ def train(
 
         answer_estimate(estimate.estimate(Store(store), recipe, manifest, change, source, device), json)
         return
-    from curator import training
+    from curator import progress, training
 
-    done = training.train(
-        Store(store), recipe, manifest, name, init, change, resume, threads, pack=source, device=device
-    )
+    try:
+        done = training.train(
+            Store(store),
+            recipe,
+            manifest,
+            name,
+            init,
+            change,
+            resume,
+            threads,
+            pack=source,
+            device=device,
+            tensorboard=tensorboard,
+        )
+    except KeyboardInterrupt:
+        if not resume:
+            progress.say("go on with --resume")
+        raise
     top1 = "no holdout to evaluate on" if done.top1 is None else f"top-1 {done.top1:.2%} on the holdout"
+    if done.step < done.steps:
+        top1 += f", which chose the weights of step {done.step} and so flatters them"
+    elif done.best_top1 is not None and done.best_step != done.step:
+        top1 += f"; {done.best_top1:.2%} at step {done.best_step}"
     lines = [
         f"model '{done.model}', generation {done.generation}: {done.steps} steps, {top1}",
         f"{done.images_per_second:.0f} images/s, {done.input_bound:.0%} of the time spent waiting for images",
@@ -76,6 +98,9 @@ def label(
     threads: Annotated[int | None, typer.Option(min=1, help="Decoding threads.", show_default="one a core")] = None,
     engine: Annotated[str, typer.Option(help="What computes: auto, torch or onnxruntime.")] = "auto",
     device: DeviceOption = "auto",
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="Store the features of each image, too, for quality duplicates.")
+    ] = False,
     store: StoreOption = DEFAULT_STORE,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -87,14 +112,28 @@ def label(
     from curator import labeling
     from curator.store import Store
 
-    done = labeling.label(Store(store), model, split, batch_size, threads, engine=engine, device=device)
+    kept = None
+    if not embeddings:
+        done = labeling.label(Store(store), model, split, batch_size, threads, engine=engine, device=device)
+    else:
+        from curator.embedding import embed
+        from curator.ranks import join
+
+        with join(device):  # for both: a process joins the ranks of its run once
+            done = labeling.label(Store(store), model, split, batch_size, threads, engine=engine, device=device)
+            kept = embed(Store(store), model, split, batch_size, threads, device=device)
     rate = f"{done.images_per_second:.0f} images/s"
     lines = [f"generation {done.generation}: {done.images} images labeled by '{model}', {rate}"]
     if done.already_labeled:
         lines.append(f"{done.already_labeled} were labeled before")
     if done.failed:
         lines += [f"{done.failed} images could not be read and have no label:", *(f"  {p}" for p in done.problems)]
-    render.answer(done._asdict(), json, "\n".join(lines))
+    document = done._asdict()
+    if kept is not None:
+        document["embeddings"] = kept._asdict()
+        rate = f"{kept.images_per_second:.0f} images/s"
+        lines.append(f"{kept.images} embeddings of {kept.dimensions} values, {rate}; {kept.already_there} were there")
+    render.answer(document, json, "\n".join(lines))
 
 
 @app.command()

@@ -1,0 +1,123 @@
+"""What a run is to train: rows in phases, the network that it begins with, its name, generation and parents.
+
+    recipe + labeled rows (+ rows of a manifest) -> phases           --init -> network
+                     +-> identity: what a resumed run must have in common with its checkpoint
+
+Nothing is written here, and all mistakes that can be found before the first step are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from curator import manifests, network, packs, phases
+from curator.errors import InputError
+from curator.recipes import Recipe
+from curator.rows import Fold, Rows
+from curator.store import Store, check_name
+
+
+class Assignment:
+    """What a run is to train, see `training.train` for the arguments.
+
+    Attributes:
+        classes: C.
+        rows: Labeled ones, then those of the manifest if there is one.
+        phases: In their order.
+        steps: Of all phases.
+        epoch: Steps of a pass over the labeled rows.
+        network: The one that the run begins with, on the CPU.
+        name: Of the run and the model.
+        folder: Of its files.
+        generation: Of the model.
+        parents: The models that it comes from, its teacher first.
+
+    Raises:
+        InputError: Recipe, manifest, pack, weights or name are not usable.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        recipe: Recipe,
+        recipe_name: str,
+        manifest: str | None,
+        name: str | None,
+        init: str | None,
+        pack: str | None,
+        fold: Fold | None,
+    ) -> None:
+        self.recipe, self.manifest, self.init, self.fold = recipe, manifest, init, fold
+        self.classes = len(store.classes())
+        if not self.classes:
+            raise InputError("the store has no classes yet", "curator add-images FOLDER --split labeled")
+        self.pack = packs.chosen(store, pack, max(recipe.network.resolution, recipe.network.test_resolution))
+        self.labeled, pseudo = Rows.labeled(store, self.pack, fold), None
+        self.generation, self.parents = 0, list[str]()
+        self.network = network.build(recipe, self.classes, recipe.network.pretrained)
+        if init is not None:
+            begun = network.begin_from(store, init, self.network, recipe)
+            if begun is not None:  # trained on without a manifest, a model stays of its generation
+                self.generation, self.parents = begun, [init]
+        if manifest is not None:
+            if not recipe.schedule.pseudo_ratio:
+                raise InputError("the recipe takes no pseudo-labeled images", "--set schedule.pseudo_ratio=1")
+            found = manifests.find(store, manifest)
+            self.generation = found.generation + 1
+            self.parents = [*dict.fromkeys([found.lineage["model"]["model"], *self.parents])]
+            pseudo = Rows.manifest(store, manifest, self.pack)
+        self.rows = [self.labeled, *([] if pseudo is None else [pseudo])]
+        self.name = name or f"g{self.generation}-{recipe_name}"
+        check_name("model", self.name)
+        self.phases = phases.of(recipe, self.labeled, pseudo)
+        self.steps = self.phases[-1].end
+        self.epoch = len(self.labeled) / recipe.schedule.labeled_batch
+        self.folder = store.path / "models" / self.name
+        if fold is not None:
+            self.folder = store.path / "folds" / fold.run / str(fold.number)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a resumed run must have in common with the one that wrote the checkpoint, by what to call it."""
+        labeled = self.labeled.records[np.arange(len(self.labeled))]
+        digest = hashlib.sha256(labeled["image_id"].tobytes() + labeled["classes"].tobytes())
+        return {
+            "recipe": self.recipe.model_dump_json(),
+            "manifest": [rows.name for rows in self.rows],
+            "set of labeled images": digest.hexdigest(),
+            "pack": [self.pack, *(rows.packed for rows in self.rows)],
+            "--init": self.init,
+        }
+
+    def expect(self, kept: dict[str, Any], more: dict[str, Any]) -> None:
+        """Makes sure that a checkpoint is of this run.
+
+        Args:
+            kept: The identity that the checkpoint has.
+            more: What belongs to the identity besides.
+
+        Raises:
+            InputError: It is of another one.
+        """
+        differ = [what for what, value in (self.identity | more).items() if kept.get(what) != value]
+        if differ:
+            mend = "give the same options as before, or another --name"
+            if differ == ["pack"]:
+                pack = kept["pack"][0]
+                same = "the pack was extended since; give another --name"
+                mend = same if pack == self.pack else f"--pack {pack or 'none'}, as before"
+            raise InputError(
+                f"the checkpoint of '{self.name}' belongs to a run with another {' and another '.join(differ)}", mend
+            )
+
+    def summary(self) -> Iterator[str]:
+        """What a user should know of it before it begins, in lines."""
+        if self.labeled.unscanned:
+            yield f"{self.labeled.unscanned} labeled images were never scanned, so not checked against the holdout"
+        if self.pack is not None:
+            packed, rows = (sum(of(each) for each in self.rows) for of in (lambda rows: rows.packed, len))
+            yield f"{packed} of {rows} images are read from the pack {self.pack}"

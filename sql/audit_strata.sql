@@ -1,0 +1,36 @@
+-- Purpose: what people decided on the sampled images, counted for an estimate. Only the sample counts, whatever else was
+--          reviewed; the latest decision of an image wins. A relabel is right where it gives the class that the teacher
+--          gave, an accept where the class that was accepted (of the generation that was judged) is this one, a reject never;
+--          a skip, or none, leaves the image undecided.
+-- Inputs:  sample (rows of one audit), stored_reviews, stored_labels.
+-- Grain:   one row per class and stratum of the sample, ordered by them.
+with
+latest as (
+    select
+        image_id, generation, decision, new_label,
+        row_number() over (partition by image_id order by decided_at desc, decision desc, new_label) as nth
+    from stored_reviews
+    where image_id in (select image_id from sample)
+),
+judged as (
+    select
+        s.label, s.stratum, s.stratum_images,
+        case r.decision
+            when 'relabel' then r.new_label = s.label
+            when 'accept' then l.label = s.label
+            when 'reject' then false
+        end as is_right
+    from sample as s
+    left join latest as r on r.image_id = s.image_id and r.nth = 1
+    left join (
+        select image_id, generation, label
+        from stored_labels
+        where image_id in (select image_id from latest where decision = 'accept')
+    ) as l on l.image_id = r.image_id and l.generation = r.generation
+)
+select
+    label::INT as label, stratum::INT as stratum, stratum_images as images,
+    count(*) as drawn, count(is_right) as decided, count(*) filter (is_right) as right_ones
+from judged
+group by label, stratum, stratum_images
+order by label, stratum;
