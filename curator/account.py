@@ -36,8 +36,9 @@ def funnel(manifest: Manifest) -> list[tuple[str, int]]:
     steps.append(("labeled by the teacher", counts["labeled"]))
     if parameters["where"]:
         steps.append(("let through by --where", counts["pass_where"]))
+    said = "calibrated " if parameters.get("calibration") is not None else ""
     steps += [
-        (f"with a confidence above {parameters['min_confidence']:g}", counts["above_threshold"]),
+        (f"with a {said}confidence above {parameters['min_confidence']:g}", counts["above_threshold"]),
         ("not rejected by a reviewer", counts["not_rejected"]),
         *_unique(counts, parameters),
         (f"let through by the policy {parameters['policy']}", counts["eligible"]),
