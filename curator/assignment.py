@@ -1,7 +1,8 @@
 """What a run is to train: rows in phases, the network that it begins with, its name, generation and parents.
 
-    recipe + labeled rows (+ rows of a manifest) -> phases           --init -> network
-                     +-> identity: what a resumed run must have in common with its checkpoint
+    recipe, manifest, --init -> network, name, generation, parents
+    labeled rows, as the reviews of one version left them (+ rows of a manifest) -> phases
+         +-> identity: what a resumed run must have in common with its checkpoint
 
 Nothing is written here, and all mistakes that can be found before the first step are.
 """
@@ -18,11 +19,11 @@ from curator import manifests, network, packs, phases
 from curator.errors import InputError
 from curator.recipes import Recipe
 from curator.rows import Fold, Rows
-from curator.store import Store, check_name
+from curator.store import Store, Versions, check_name
 
 
 class Assignment:
-    """What a run is to train, see `training.train` for the arguments.
+    """What a run is to train, see `training.train` for the arguments. `read` gives it the rows.
 
     Attributes:
         classes: C.
@@ -35,9 +36,10 @@ class Assignment:
         folder: Of its files.
         generation: Of the model.
         parents: The models that it comes from, its teacher first.
+        versions: Table versions that the labeled rows and the holdout are read at, the newest for the others.
 
     Raises:
-        InputError: Recipe, manifest, pack, weights or name are not usable.
+        InputError: Recipe, manifest, weights or name are not usable.
     """
 
     def __init__(
@@ -51,12 +53,11 @@ class Assignment:
         pack: str | None,
         fold: Fold | None,
     ) -> None:
-        self.recipe, self.manifest, self.init, self.fold = recipe, manifest, init, fold
+        self.store, self.recipe, self.manifest, self.init, self.fold = store, recipe, manifest, init, fold
         self.classes = len(store.classes())
         if not self.classes:
             raise InputError("the store has no classes yet", "curator add-images FOLDER --split labeled")
         self.pack = packs.chosen(store, pack, max(recipe.network.resolution, recipe.network.test_resolution))
-        self.labeled, pseudo = Rows.labeled(store, self.pack, fold), None
         self.generation, self.parents = 0, list[str]()
         self.network = network.build(recipe, self.classes, recipe.network.pretrained)
         if init is not None:
@@ -69,16 +70,29 @@ class Assignment:
             found = manifests.find(store, manifest)
             self.generation = found.generation + 1
             self.parents = [*dict.fromkeys([found.lineage["model"]["model"], *self.parents])]
-            pseudo = Rows.manifest(store, manifest, self.pack)
-        self.rows = [self.labeled, *([] if pseudo is None else [pseudo])]
         self.name = name or f"g{self.generation}-{recipe_name}"
         check_name("model", self.name)
-        self.phases = phases.of(recipe, self.labeled, pseudo)
-        self.steps = self.phases[-1].end
-        self.epoch = len(self.labeled) / recipe.schedule.labeled_batch
         self.folder = store.path / "models" / self.name
         if fold is not None:
             self.folder = store.path / "folds" / fold.run / str(fold.number)
+
+    def read(self, versions: Versions) -> None:
+        """Reads the rows.
+
+        Args:
+            versions: Table versions to read the labeled rows at; the newest for a table that is not named.
+
+        Raises:
+            InputError: There is nothing to train on, or the manifest is damaged or has images of the holdout.
+        """
+        self.versions = dict(versions)
+        self.labeled, pseudo = Rows.labeled(self.store, self.pack, self.fold, versions), None
+        if self.manifest is not None:
+            pseudo = Rows.manifest(self.store, self.manifest, self.pack)
+        self.rows = [self.labeled, *([] if pseudo is None else [pseudo])]
+        self.phases = phases.of(self.recipe, self.labeled, pseudo)
+        self.steps = self.phases[-1].end
+        self.epoch = len(self.labeled) / self.recipe.schedule.labeled_batch
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -118,6 +132,11 @@ class Assignment:
         """What a user should know of it before it begins, in lines."""
         if self.labeled.unscanned:
             yield f"{self.labeled.unscanned} labeled images were never scanned, so not checked against the holdout"
+        if self.labeled.relabeled or self.labeled.rejected:
+            yield (
+                f"reviews of labeled images: {self.labeled.relabeled} count for another class, "
+                f"{self.labeled.rejected} are left out"
+            )
         if self.pack is not None:
             packed, rows = (sum(of(each) for each in self.rows) for of in (lambda rows: rows.packed, len))
             yield f"{packed} of {rows} images are read from the pack {self.pack}"

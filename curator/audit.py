@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from curator import queries, selection
 from curator.account import wilson
 from curator.errors import InputError
+from curator.parameters import Parameters
 from curator.reviews import class_index
 from curator.schema import AUDITS
 from curator.store import CommitRaced, Store
@@ -212,7 +213,7 @@ def _draw(store: Store, key: Key) -> pa.Table:
     store.make("audits")
     table = store.delta("audits")
     with closing(store.connect()) as con:
-        con.execute(f"create temp table holdout_twins as {queries.text('holdout_twins')}")
+        selection.prepare(con, Parameters(key.generation, per_class=1))  # the leaks, as build-manifest takes them
         query = queries.text("audit_draw")
         drawn: pa.Table = con.sql(query, params=queries.bind(con, query, key._asdict())).to_arrow_table()
     if not drawn.num_rows:

@@ -26,7 +26,7 @@ from curator.store import Store
 if TYPE_CHECKING:
     import duckdb
 
-BINS = 15  # as in evaluation.py
+BINS = 15
 LEAST, MOST = 0.02, 50.0  # of temperatures
 _PARTS = 5
 _HALVINGS = 26  # leaves 1e-7 of the temperature open
@@ -127,8 +127,10 @@ def calibrate(
     """
     with closing(store.connect()) as con:
         name, generation = _model(con, model)
-        table = con.sql(queries.text("calibration_rows"), params={"generation": generation}).to_arrow_table()
-        steps = {"holdout": queries.text("holdout")}
+        steps = queries.steps("decisions", "trusted")
+        rows = queries.compose(steps, queries.text("calibration_rows"))
+        table = con.sql(rows, params={"generation": generation}).to_arrow_table()
+        steps |= queries.steps("holdout")
         precision = queries.rows(
             con,
             queries.compose(steps, queries.text("class_precision")),
@@ -222,7 +224,11 @@ def reliability(confidence: npt.NDArray[np.floating], right: Bools) -> list[dict
 
 
 def ece(bins: list[dict[str, float]]) -> float:
-    """Expected calibration error: the gap of accuracy and confidence, a mean over images (Guo et al., ICML 2017)."""
+    """Expected calibration error: the gap of accuracy and confidence, a mean over images (Guo et al., ICML 2017).
+
+    Args:
+        bins: Of `reliability`; one at least.
+    """
     gaps = sum(row["images"] * abs(row["accuracy"] - row["confidence"]) for row in bins)
     return float(gaps / sum(row["images"] for row in bins))
 

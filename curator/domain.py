@@ -2,7 +2,8 @@
 
     labels of a generation, images --sql/domain_sources.sql--> shares per source (folders and day)
                                    --sql/domain_images.sql---> images with the most spread probabilities
-    table embeddings --mean of each class of the labeled split--> images far from all of them
+    table embeddings, of the weights that the model has now --mean of each class of the labeled split--> images far from
+                                                                                                        all of them
 
 What is usual is taken from images that are of the domain for sure, the holdout's or else the labeled ones.
 """
@@ -10,6 +11,7 @@ What is usual is taken from images that are of the domain for sure, the holdout'
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -87,8 +89,7 @@ def _far(con: duckdb.DuckDBPyConnection, generation: int, limit: int) -> list[di
     if means is None:
         return []
     ids, near = np.zeros(0, np.int64), np.zeros(0, np.float32)
-    query = queries.text("domain_embeddings")
-    for batch in queries.batches(con, query, _BATCH, generation=generation, split="unlabeled"):
+    for batch in _embeddings(con, generation, "unlabeled"):
         nearest = (_vectors(batch) @ means.T).max(axis=1)
         ids, near = np.append(ids, batch["image_id"].to_numpy()), np.append(near, nearest)
         first = np.lexsort((ids, near))[:limit]
@@ -104,14 +105,19 @@ def _far(con: duckdb.DuckDBPyConnection, generation: int, limit: int) -> list[di
 def _means(con: duckdb.DuckDBPyConnection, generation: int) -> Vectors | None:
     """The mean direction [classes, D] of the labeled images of each class that has any; None where there are none."""
     sums: dict[int, npt.NDArray[np.float64]] = {}
-    query = queries.text("domain_embeddings")
-    for batch in queries.batches(con, query, _BATCH, generation=generation, split="labeled"):
+    for batch in _embeddings(con, generation, "labeled"):
         vectors, labels = _vectors(batch), batch["label"].to_numpy()
         for label in np.unique(labels):
             sums[int(label)] = sums.get(int(label), 0.0) + vectors[labels == label].sum(axis=0, dtype=np.float64)
     if not sums:
         return None
     return _unit(np.stack([sums[label] for label in sorted(sums)]).astype(np.float32))
+
+
+def _embeddings(con: duckdb.DuckDBPyConnection, generation: int, split: str) -> Iterator[Any]:
+    """Rows of sql/domain_embeddings.sql in tables."""
+    query = queries.compose(queries.steps("decisions", "trusted"), queries.text("domain_embeddings"))
+    return queries.batches(con, query, _BATCH, generation=generation, split=split)
 
 
 def _vectors(batch: Any) -> Vectors:

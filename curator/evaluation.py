@@ -1,4 +1,4 @@
-"""Accuracy and calibration of a model on the holdout."""
+"""Accuracy and calibration of a model on the holdout, as people left it (sql/trusted.sql)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import numpy.typing as npt
 
 from curator import progress, queries
 from curator.account import wilson
+from curator.calibration import ece, reliability
 from curator.errors import InputError
 from curator.inference import predict
 from curator.network import Network, load
 from curator.ranks import device_of
 from curator.recipes import Recipe
-from curator.store import Store
+from curator.rows import holdout_rows
+from curator.store import Store, Versions
 
 _BATCH = 128
-_BINS = 15
 
 
 class Evaluation(NamedTuple):
@@ -62,6 +63,7 @@ def evaluate_network(
     generation: int,
     threads: int | None = None,
     advance: Callable[[int], None] | None = None,
+    versions: Versions | None = None,
 ) -> Evaluation:
     """Evaluates a network, in eval mode, on the holdout split, on the device on which it lies.
 
@@ -75,16 +77,17 @@ def evaluate_network(
         generation: Its generation, for the answer.
         threads: Threads that read and decode.
         advance: Told of images that are done, and may end it all with an exception; a bar of its own by default.
+        versions: Table versions to read; the newest for a table that is not named.
 
     Raises:
         InputError: The store has no holdout, or no image of it can be read.
     """
-    con = store.connect()
+    con = store.connect(versions)
     try:
-        total = queries.rows(con, f"select count(*) as n from ({queries.text('holdout_rows')})")[0]["n"]
+        total = queries.rows(con, f"select count(*) as n from ({holdout_rows()})")[0]["n"]
         if not total:
             raise InputError("the store has no holdout images", "curator add-images FOLDER --split holdout")
-        tables = queries.batches(con, queries.text("holdout_rows"), _BATCH)
+        tables = queries.batches(con, holdout_rows(), _BATCH)
         probs: list[npt.NDArray[np.float32]] = []
         labels: list[npt.NDArray[np.int64]] = []
         failed = 0
@@ -112,20 +115,7 @@ def evaluate_network(
         top1_low=low,
         top1_high=high,
         top5=float((order[:, :5] == y[:, None]).any(axis=1).mean()),
-        ece=expected_calibration_error(p.max(axis=1), top1),
+        ece=ece(reliability(p.max(axis=1), top1)),
         confidence=float(p.max(axis=1).mean()),
         failed=failed,
     )
-
-
-def expected_calibration_error(confidence: npt.NDArray[np.floating], right: npt.NDArray[np.bool_]) -> float:
-    """ECE over 15 equal bins of confidence (Guo et al., "On calibration of modern neural networks", ICML 2017).
-
-    Args:
-        confidence: [N] top-1 probabilities.
-        right: [N] whether the top-1 class is the true one.
-    """
-    bins = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
-    counts = np.bincount(bins, minlength=_BINS)
-    gaps = np.abs(np.bincount(bins, right, _BINS) - np.bincount(bins, confidence, _BINS))
-    return float(gaps.sum() / max(counts.sum(), 1))

@@ -1,7 +1,8 @@
 """Evolution: the steps of a plan, generation after generation, each skipped where it was done before.
 
-    plan -> train, label -> build-manifest -> train (and its control), label -> build-manifest -> ... -> figures
+    plan -> train, label, calibrate -> build-manifest -> train (and its control), label, calibrate -> ... -> figures
               |
+              |              (calibrate where the selection is calibrated)
               +-> done: the store has it, made in the same way;  to do: it has not, or not yet all of it;
                   else an error that says what differs, before anything runs
 
@@ -15,14 +16,28 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from curator import account, checkpoints, labeling, manifests, plans, progress, queries, ranks, recipes, training
+from curator import (
+    account,
+    calibration,
+    checkpoints,
+    labeling,
+    manifests,
+    plans,
+    progress,
+    queries,
+    ranks,
+    recipes,
+    training,
+)
 from curator.errors import InputError
 from curator.labels import check_generation
 from curator.parameters import Parameters
 from curator.plans import Generation, Training
+from curator.rows import holdout_rows
 from curator.schema import SPLITS
 from curator.store import Store
 
@@ -31,7 +46,7 @@ class Step(NamedTuple):
     """One step of a plan.
 
     Attributes:
-        step: "train", "label" or "build-manifest".
+        step: "train", "label", "calibrate" or "build-manifest".
         name: Of the model or manifest.
         generation: The generation that it belongs to: a manifest to the model that is trained on it.
         done: Whether it was done before.
@@ -77,6 +92,7 @@ def evolve(
     device: str = "auto",
     checkpoint_seconds: float = training.CHECKPOINT_SECONDS,
     part_seconds: float = labeling.PART_SECONDS,
+    tensorboard: Path | None = None,
 ) -> Evolution:
     """Runs what is left to do of a plan.
 
@@ -88,6 +104,7 @@ def evolve(
         device: Where to compute; "auto" is a GPU where there is one.
         checkpoint_seconds: Work of a training that a kill can lose at most, in seconds.
         part_seconds: The same of labeling.
+        tensorboard: Folder for TensorBoard's event files of the trainings, see `training.train`.
 
     Returns:
         The steps, and for each generation: model, recipe, changes, parents, manifest with its rows and unique_images,
@@ -100,7 +117,7 @@ def evolve(
         CuratorError: A step failed.
     """
     name, generations = plans.load(store, plan)
-    tasks = [*_tasks(store, generations, threads, device, checkpoint_seconds, part_seconds)]
+    tasks = [*_tasks(store, generations, threads, device, checkpoint_seconds, part_seconds, tensorboard)]
     _expect_alike(name, tasks)
     seconds = dict.fromkeys((each.number for each in generations), 0.0)
     with ranks.join(device) if not dry_run else nullcontext():  # once for all steps: ranks cannot part and meet again
@@ -122,6 +139,7 @@ def _tasks(
     device: str,
     checkpoint_seconds: float,
     part_seconds: float,
+    tensorboard: Path | None,
 ) -> Iterator[_Task]:
     """The steps in their order."""
 
@@ -137,6 +155,7 @@ def _tasks(
             threads=threads,
             checkpoint_seconds=checkpoint_seconds,
             device=device,
+            tensorboard=tensorboard,
         )
 
     def label(model: str) -> Callable[[], object]:
@@ -163,6 +182,10 @@ def _tasks(
             manifest = str(following.training.manifest)
             used = _built(store, manifest, following.options, this.model) is not None
             yield _Task("label", this.model, this.number, _labeled(store, this, used), label(this.model))
+            if following.options.get("calibrated"):
+                model = this.model
+                fit = partial(calibration.calibrate, store, model)
+                yield _Task("calibrate", model, this.number, _calibrated(store, this, used), fit)
 
 
 def _trained(row: Mapping[str, Any] | None, wanted: Training) -> list[str] | None:
@@ -193,9 +216,20 @@ def _built(store: Store, name: str, options: dict[str, Any], teacher: str) -> li
     if not store.rows("select 1 from manifests where name = $name", name=name):
         return None
     there = manifests.find(store, name)
-    differ = manifests.differences(there, Parameters(**options))
+    wanted = {key: value for key, value in options.items() if key != "calibrated"}
+    fitted = there.lineage["parameters"].get("calibration")
+    if options.get("calibrated") and fitted is not None:  # whatever the temperature was then
+        wanted["calibration"] = fitted
+    differ = manifests.differences(there, Parameters(**wanted))
+    differ += ["calibrated False -> True"] * bool(options.get("calibrated") and fitted is None)
     had = there.lineage["model"]["model"]
     return differ + [f"teacher {had} -> {teacher}"] * (had != teacher)
+
+
+def _calibrated(store: Store, this: Generation, used: bool) -> list[str] | None:
+    """A temperature stands where one was fitted, and once a manifest was built with it."""
+    fitted = store.rows(queries.text("calibration"), generation=this.number, model=this.model)
+    return [] if used or fitted else None
 
 
 def _labeled(store: Store, this: Generation, used: bool) -> list[str] | None:
@@ -249,8 +283,7 @@ def _figures(
     store: Store, generations: list[Generation], seconds: dict[int, float]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The figures of the generations, and of the controls."""
-    query = f"select count(*) as n from ({queries.text('holdout_rows')})"
-    holdout = int(store.rows(query)[0]["n"])
+    holdout = int(store.rows(f"select count(*) as n from ({holdout_rows()})")[0]["n"])
     models = {row["model"]: json.loads(row["metrics"] or "{}") for row in store.rows("select * from models")}
     built = {row["name"] for row in store.rows("select name from manifests")}
     found, controls = [], {}

@@ -1,7 +1,8 @@
 """Out-of-sample soft labels of the labeled split: each fold of it is labeled by a model that was trained without it.
 
-    labeled split --sql/folds.sql--> K folds; for each: training without it --> predict it --> held_out, one commit
-    STORE/folds/RUN/run.json       recipe, folds, seed and the images of the run
+    labeled split, as the reviews of one version left it --sql/folds.sql--> K folds
+    for each: training without it --> predict it --> held_out, one commit
+    STORE/folds/RUN/run.json       recipe, folds, seed, the images of the run, and the version of the reviews
     STORE/folds/RUN/NUMBER/        checkpoints and weights of the fold that is being worked on
 
 A fold whose labels are in `held_out` is done. A run that was stopped goes on with the fold that it was at, from the
@@ -24,15 +25,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from safetensors.torch import load_file
 
-from curator import network, progress, recipes, softlabels, training
+from curator import held_out, network, progress, recipes, softlabels, training
 from curator.errors import InputError
 from curator.inference import predict
 from curator.lock import alone
 from curator.ranks import device_of
 from curator.recipes import Recipe
 from curator.rows import Fold, labeled_rows
-from curator.schema import HELD_OUT
-from curator.store import Store, check_name
+from curator.store import Store, Versions, check_name
 
 MOST_FOLDS = 100
 _BATCH = 64
@@ -90,7 +90,12 @@ def run(
     folder = store.path / "folds" / name
     with alone(folder, f"training the folds of '{name}'"):
         parts = [Fold(name, number, folds, seed) for number in range(folds)]
-        single = _check(store, folder, plan, parts)
+        file = folder / "run.json"
+        if not file.exists() and store.rows("select 1 from held_out where run = $run limit 1", run=name):
+            raise InputError(f"the labels of the run of folds '{name}' were not made here", "give another --name")
+        kept = json.loads(file.read_text("utf-8")) if file.exists() else None
+        versions = {"reviews": store.versions()["reviews"]} if kept is None else kept.get("versions", {})
+        single = _check(store, file, kept, plan, parts, versions)
         done = {row["fold"] for row in store.rows("select distinct fold from held_out where run = $run", run=name)}
         left = [part for part in parts if part.number not in done]
         for number in done:  # of a run that was killed between a commit and the end of its fold
@@ -103,19 +108,27 @@ def run(
                 training.train(
                     store, recipe, name=f"{name}-{part.number}", changes=changes, resume=True, threads=threads,
                     checkpoint_seconds=checkpoint_seconds, pack=pack, device=device, fold=part,
+                    versions=versions,
                 )  # fmt: skip
-            problems += _label(store, part, plan, weights, threads, device)
+            problems += _label(store, part, plan, weights, threads, device, versions)
             shutil.rmtree(weights.parent)
-    figures = store.rows(
-        "select count(*) as images, avg((h.label = i.label)::INT) as top1"
-        " from held_out as h join images as i on i.image_id = h.image_id where h.run = $run",
-        run=name,
-    )[0]
-    return Folded(name, folds, len(left), figures["images"], figures["top1"], single, len(problems), problems[:20])
+    images = store.rows("select count(*) as n from held_out where run = $run", run=name)[0]["n"]
+    top1 = held_out.top1(store, name)
+    return Folded(name, folds, len(left), images, top1, single, len(problems), problems[:20])
 
 
-def _check(store: Store, folder: Path, plan: Recipe, parts: list[Fold]) -> int:
+def _check(
+    store: Store, file: Path, kept: dict[str, Any] | None, plan: Recipe, parts: list[Fold], versions: Versions
+) -> int:
     """Notes what the run is, or compares it with what was noted.
+
+    Args:
+        store: The store.
+        file: Where it is noted.
+        kept: What was noted, None at the beginning of a run.
+        plan: The recipe.
+        parts: All folds.
+        versions: Table versions that the labeled split is read at.
 
     Returns:
         The images that are the only picture of their class: such a class lies in one fold whole.
@@ -123,7 +136,7 @@ def _check(store: Store, folder: Path, plan: Recipe, parts: list[Fold]) -> int:
     Raises:
         InputError: A fold would be empty, or the run of this name is another one.
     """
-    with closing(store.connect()) as con:
+    with closing(store.connect(versions)) as con:
         rows = labeled_rows(con, parts[0])
     labels, folds = rows["label"].to_numpy(), rows["fold"].to_numpy()
     for part in parts:
@@ -144,13 +157,11 @@ def _check(store: Store, folder: Path, plan: Recipe, parts: list[Fold]) -> int:
         "seed": parts[0].seed,
         "labeled images": digest.hexdigest(),
     }
-    file = folder / "run.json"
-    if not file.exists():
+    if kept is None:
         unfinished = file.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(about, indent=1) + "\n", "utf-8")
+        unfinished.write_text(json.dumps(about | {"versions": versions}, indent=1) + "\n", "utf-8")
         unfinished.rename(file)
         return single
-    kept = json.loads(file.read_text("utf-8"))
     differ = [what for what, value in about.items() if kept.get(what) != value]
     if differ:
         raise InputError(
@@ -160,7 +171,9 @@ def _check(store: Store, folder: Path, plan: Recipe, parts: list[Fold]) -> int:
     return single
 
 
-def _label(store: Store, fold: Fold, plan: Recipe, weights: Path, threads: int | None, device: str) -> list[str]:
+def _label(
+    store: Store, fold: Fold, plan: Recipe, weights: Path, threads: int | None, device: str, versions: Versions
+) -> list[str]:
     """Labels a fold with the model that was trained without it, and commits the labels.
 
     Returns:
@@ -169,7 +182,7 @@ def _label(store: Store, fold: Fold, plan: Recipe, weights: Path, threads: int |
     body = network.build(plan, len(store.classes()))
     body.load_state_dict(load_file(weights))
     body.eval().to(device_of(device))
-    with closing(store.connect()) as con:
+    with closing(store.connect(versions)) as con:
         rows = labeled_rows(con, fold)
     rows = rows.filter(pc.equal(rows["fold"], fold.number))
     found, problems = [], []
@@ -182,7 +195,8 @@ def _label(store: Store, fold: Fold, plan: Recipe, weights: Path, threads: int |
             problems += [f"{uris[i].as_py()}: {reason}" for i, reason in answer.failed.items()]
             if len(answer.good):
                 ids = answer.rows["image_id"].to_numpy()[answer.good]
-                found.append(_table(softlabels.summarize(answer.probs, store.settings.kept_classes), ids, fold))
+                summary = softlabels.summarize(answer.probs, store.settings.kept_classes)
+                found.append(held_out.table(summary, ids, fold.run, fold.number))
             advance(answer.rows.num_rows)
     if not found:
         raise InputError(
@@ -195,11 +209,3 @@ def _label(store: Store, fold: Fold, plan: Recipe, weights: Path, threads: int |
 def _batches(rows: pa.Table) -> Iterator[pa.Table]:
     for start in range(0, rows.num_rows, _BATCH):
         yield rows.slice(start, _BATCH)
-
-
-def _table(summary: softlabels.Summary, ids: Any, fold: Fold) -> pa.Table:
-    """Rows of the table held_out."""
-    labels = softlabels.table(summary, ids, 0, "", ["labeled"] * len(ids))
-    about = {"run": pa.array([fold.run] * len(ids)), "fold": pa.array(np.full(len(ids), fold.number, np.int16))}
-    columns = [about[name] if name in about else labels[name] for name in HELD_OUT.schema.names]
-    return pa.table(columns, schema=HELD_OUT.schema)

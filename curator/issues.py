@@ -1,10 +1,11 @@
 """Labels that are probably wrong: confident learning on soft labels of models that did not see the images.
 
-    labels of folds (table held_out), or of the next generation
+    labels that training takes, and those of folds (table held_out); or labels of two generations
         -> self-confidences -> thresholds of the classes -> confident classes -> confident joint -> suspects
 
 Every step is a file of sql/: label_issues.sql names them and their source. Nothing is written to the store; a person
-decides about each suspect, and images that were decided upon are not named again.
+decides about each suspect, and images that were decided upon are not named again: training takes them as they were
+decided upon, and so do the thresholds and the joint.
 """
 
 from __future__ import annotations
@@ -92,26 +93,28 @@ def find(
     if csv_file is not None and csv_file.exists():
         raise InputError(f"'{csv_file}' exists", "name a file that is not there yet")
     with closing(store.connect()) as con:
+        prepare(con)
         unjudged = 0
         if generation is None:
             run = _run(con, run)
             source, judged = f"labeled split, run of folds {run}", "issues_held_out"
             unjudged = queries.rows(
                 con,
-                "select count(*) as n from stored_images where split = 'labeled' and status <> 'unreadable'"
-                " and image_id not in (select image_id from stored_held_out where run = $run)",
+                "select count(*) as n from labeled_rows"
+                " where image_id not in (select image_id from stored_held_out where run = $run)",
                 run=run,
             )[0]["n"]
+            decided = "select count(*) as n from decisions join stored_held_out using (image_id) where run = $run"
         else:
             _check_generations(con, generation)
             source, judged = f"pool, generation {generation} by generation {generation + 1}", "issues_generations"
+            decided = "select count(*) as n from decisions join judged using (image_id)"
         values = {"run": run, "generation": generation, "by": by, "order": order}
-        steps = {"judged": queries.text(judged), "self_confidences": queries.text("self_confidences")}
-        _keep(con, "thresholds", steps, "class_thresholds", values)
-        steps |= {"confident_classes": queries.text("confident_classes")}
-        _keep(con, "joint", steps, "confident_joint", values)
-        steps |= {"decisions": queries.text("decisions")}
-        _keep(con, "label_issues", steps, "label_issues", values)
+        steps = {"judged": queries.text(judged)} | queries.steps("self_confidences")
+        keep(con, "thresholds", steps, "class_thresholds", values)
+        steps |= queries.steps("confident_classes")
+        keep(con, "joint", steps, "confident_joint", values)
+        keep(con, "label_issues", steps, "label_issues", values)
         sums = queries.rows(
             con,
             "select sum(estimated)::BIGINT as images, sum(estimated) filter (given <> class)::BIGINT as wrong"
@@ -129,11 +132,7 @@ def find(
             unjudged,
             (sums["wrong"] or 0) / sums["images"],
             queries.rows(con, "select count(*) as n from label_issues")[0]["n"],
-            queries.rows(
-                con,
-                queries.compose(steps, "select count(*) as n from decisions join judged using (image_id)"),
-                **values,
-            )[0]["n"],
+            queries.rows(con, queries.compose(steps, decided), **values)[0]["n"],
             queries.rows(con, queries.text("issue_classes")),
             queries.rows(con, queries.text("issue_cells"), cells=cells),
             queries.rows(con, "select * from label_issues limit $n", n=limit),
@@ -167,7 +166,13 @@ def _check_generations(con: duckdb.DuckDBPyConnection, generation: int) -> None:
             )
 
 
-def _keep(con: duckdb.DuckDBPyConnection, name: str, steps: dict[str, str], final: str, values: dict[str, Any]) -> None:
+def prepare(con: duckdb.DuckDBPyConnection) -> None:
+    """Gives a connection the relations that the steps read: decisions, and the labeled split as these left it."""
+    keep(con, "decisions", {}, "decisions", {})
+    keep(con, "labeled_rows", queries.steps("trusted", "holdout_twins"), "labeled_rows", {})
+
+
+def keep(con: duckdb.DuckDBPyConnection, name: str, steps: dict[str, str], final: str, values: dict[str, Any]) -> None:
     """Runs a step once and keeps its answer, in the order that it has."""
     query = f"create temp table {name} as {queries.compose(steps, queries.text(final))}"
     con.execute(query, queries.bind(con, query, values))

@@ -15,10 +15,10 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -197,9 +197,6 @@ def import_labels(store: Store, file: str, generation: int, model: str, max_reje
         raise InputError(f"the generation {generation} is not in 0 to {2**15 - 1}", "generations count from 0")
     if max_rejected < 0:
         raise InputError(f"--max-rejected {max_rejected} is negative", "give the number of rows that may be left out")
-    classes = len(store.classes())
-    if not classes:
-        raise InputError("the store has no classes yet", "curator init --classes FILE, or add labeled images first")
     versions = store.versions()
     con = store.connect(versions)
     staging = Path(tempfile.mkdtemp(prefix=f".import-g{generation:03d}-", dir=store.path / "labels"))
@@ -207,29 +204,12 @@ def import_labels(store: Store, file: str, generation: int, model: str, max_reje
         known = check_generation(con, generation, model)
         if not known and queries.rows(con, "select 1 from labels where generation = $g limit 1", g=generation):
             _register(store, model, generation)  # an earlier import died between its two commits
-        keys, total = _rows_of(con, Path(file), generation)
-        rejected = _Rejected(max_rejected)
-        parts = _Parts(staging, classes)
-        row = 0
-        with progress.progress("importing soft labels", total, "rows") as advance:
-            for batch in sources.table_batches(Path(file), (), rows=_IMPORT_BATCH):
-                images = keys.take(batch.num_rows)
-                summary, good, bad = softlabels.read(batch, classes, store.settings.kept_classes)
-                bad |= {place: reason for place, reason in enumerate(images["problem"].to_pylist()) if reason}
-                rejected.add(row, bad)
-                usable = np.setdiff1d(good, np.fromiter(bad, np.int64, len(bad)))
-                if len(usable) and not rejected.too_many:
-                    summary, images = summary.take(np.searchsorted(good, usable)), images.take(pa.array(usable))
-                    ids, splits = images["image_id"].to_numpy(), images["split"].to_pylist()
-                    parts.write(softlabels.table(summary, ids, generation, model, splits))
-                row += batch.num_rows
-                advance(batch.num_rows)
-        if rejected.too_many or rejected.count == total:
-            raise InputError(
-                f"{rejected.count} of {total} rows of '{file}' are not usable; nothing was imported (counting from 0): "
-                f"{rejected}",
-                "correct them, or leave up to N of them out with --max-rejected N",
-            )
+        rejected = Rejected(max_rejected, ", or leave up to N of them out with --max-rejected N")
+        parts = _Parts(staging, len(store.classes()))
+        with closing(soft_labels(store, con, file, "import_rows", {"generation": generation}, rejected)) as batches:
+            for summary, images in batches:
+                ids, splits = images["image_id"].to_numpy(), images["split"].to_pylist()
+                parts.write(softlabels.table(summary, ids, generation, model, splits))
         table = store.delta("labels", versions["labels"])
         _publish_import(store, table, parts.finish(), folder_of(store, generation, model, ""), generation)
         if not known:
@@ -238,7 +218,54 @@ def import_labels(store: Store, file: str, generation: int, model: str, max_reje
         shutil.rmtree(staging, ignore_errors=True)
         con.close()
     drift.follow(store, generation)
-    return Imported(generation, total - rejected.count, rejected.count, rejected.first)
+    return Imported(generation, rejected.total - rejected.count, rejected.count, rejected.first)
+
+
+def soft_labels(
+    store: Store,
+    con: duckdb.DuckDBPyConnection,
+    file: str,
+    query: str,
+    values: Mapping[str, Any],
+    rejected: Rejected,
+) -> Generator[tuple[softlabels.Summary, pa.Table]]:
+    """The usable rows of a file of soft labels, batch by batch.
+
+    Args:
+        store: The store.
+        con: A connection to it, which gets the relation `keyed`.
+        file: As for `import_labels`.
+        query: File of sql/ that gives row, image_id, split and problem of each row of `keyed`, in its order.
+        values: Its parameters.
+        rejected: Takes the rows that are not usable.
+
+    Yields:
+        Soft labels, and the query's rows of their images.
+
+    Raises:
+        InputError: The store has no classes, or the file no rows; or, after the last batch, more rows were not usable than
+            may be left out, or none was.
+    """
+    classes = len(store.classes())
+    if not classes:
+        raise InputError("the store has no classes yet", "curator init --classes FILE, or add labeled images first")
+    keys, total = _rows_of(con, Path(file), queries.text(query), values)
+    with progress.progress("importing soft labels", total, "rows") as advance:
+        for batch in sources.table_batches(Path(file), (), rows=_IMPORT_BATCH):
+            images = keys.take(batch.num_rows)
+            summary, good, bad = softlabels.read(batch, classes, store.settings.kept_classes)
+            bad |= {place: reason for place, reason in enumerate(images["problem"].to_pylist()) if reason}
+            rejected.add(batch.num_rows, bad)
+            usable = np.setdiff1d(good, np.fromiter(bad, np.int64, len(bad)))
+            if len(usable) and not rejected.too_many:
+                yield summary.take(np.searchsorted(good, usable)), images.take(pa.array(usable))
+            advance(batch.num_rows)
+    if rejected.too_many or rejected.count == total:
+        raise InputError(
+            f"{rejected.count} of {total} rows of '{file}' are not usable; nothing was imported (counting from 0): "
+            f"{rejected}",
+            f"correct them{rejected.instead}",
+        )
 
 
 def _publish_import(
@@ -266,8 +293,10 @@ def _register(store: Store, model: str, generation: int) -> None:
         store.append("models", pa.Table.from_pylist([row], MODELS.schema))
 
 
-def _rows_of(con: duckdb.DuckDBPyConnection, file: Path, generation: int) -> tuple[_Rows, int]:
-    """The image of each row of the file, in the file's order, see sql/import_rows.sql, and the number of rows.
+def _rows_of(
+    con: duckdb.DuckDBPyConnection, file: Path, query: str, values: Mapping[str, Any]
+) -> tuple[_Rows, int]:
+    """What a query says of the image of each row of the file, in the file's order, and the number of rows.
 
     Raises:
         InputError: The file names no images, or has no rows.
@@ -301,8 +330,7 @@ def _rows_of(con: duckdb.DuckDBPyConnection, file: Path, generation: int) -> tup
             "create temp table keyed as select g.row, i.image_id from given as g"
             " left join stored_images as i on i.uri = g.uri"
         )
-    query = queries.text("import_rows")
-    reader = con.sql(query, params={"generation": generation}).to_arrow_reader(_IMPORT_BATCH)
+    reader = con.sql(query, params=dict(values)).to_arrow_reader(_IMPORT_BATCH)
     return _Rows(reader), total
 
 
@@ -328,22 +356,31 @@ class _Parts:
         return self._done
 
 
-class _Rejected:
-    """The rows that were left out: how many, and the first of them."""
+class Rejected:
+    """The rows of a file that were left out: how many, and the first of them.
 
-    def __init__(self, most: int) -> None:
+    Args:
+        most: How many may be.
+        instead: What a user may do instead of correcting them.
+    """
+
+    def __init__(self, most: int, instead: str = "") -> None:
         self._most = most
-        self.count = 0
+        self.instead = instead
+        self.total = self.count = 0
         self.first: list[str] = []
 
     @property
     def too_many(self) -> bool:
+        """Whether more were left out than may be."""
         return self.count > self._most
 
-    def add(self, start: int, bad: dict[int, str]) -> None:
+    def add(self, rows: int, bad: Mapping[int, str]) -> None:
+        """Takes in the next rows of the file: how many, and what is wrong with some of them by their places."""
         self.count += len(bad)
         room = _NAMED_PROBLEMS - len(self.first)
-        self.first += [f"row {start + place} {reason}" for place, reason in sorted(bad.items())[:room]]
+        self.first += [f"row {self.total + place} {reason}" for place, reason in sorted(bad.items())[:room]]
+        self.total += rows
 
     def __str__(self) -> str:
         more = f" and {self.count - 10} more" if self.count > 10 else ""

@@ -181,8 +181,13 @@ class Objections:
         options = options_of(plan, own, self._folder)
         if "per_class" not in options:
             raise InputError("'selection.per_class' is missing")
-        parameters = Parameters(generation=0, **options)
+        # which temperature will be fitted is not known yet, and changes no query
+        calibration = 1.0 if options.pop("calibrated", False) else None
+        parameters = Parameters(generation=0, calibration=calibration, **options)
         with closing(self._store.connect()) as con:
+            holdout = "select 1 from stored_images where split = 'holdout' limit 1"
+            if calibration is not None and not con.sql(holdout).fetchall():
+                raise InputError("'selection.calibrated' = true: the store has no holdout to fit a temperature on")
             selection.prepare(con, parameters)
             manifests.read_earlier(self._store, con, parameters)
             if parameters.where is not None:

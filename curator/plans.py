@@ -44,6 +44,7 @@ class Selection(Section):
     max_copies: int | None = None
     dedup: bool | None = None
     accepted: bool | None = None
+    calibrated: bool | None = None
     near_leaks: str | None = None
     where: str | None = None
     seed: int | None = None

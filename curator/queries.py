@@ -27,6 +27,11 @@ def names(folder: str) -> list[str]:
     return sorted(entry.name.removesuffix(".sql") for entry in found if entry.name.endswith(".sql"))
 
 
+def steps(*wanted: str) -> dict[str, str]:
+    """The files of these names as steps for `compose`, each under its own name."""
+    return {name: text(name) for name in wanted}
+
+
 def compose(steps: Mapping[str, str], final: str) -> str:
     """One statement from named steps.
 

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from curator import draws, manifests, queries
 from curator.errors import InputError, some
 from curator.records import Bytes, Ints, Records, Shards, lay_out, of_table, paths
-from curator.store import Store
+from curator.store import Store, Versions
 
 
 class Place(NamedTuple):
@@ -74,6 +74,8 @@ class Rows:
         temperature: Of the soft labels.
         unscanned: Labeled rows without a content hash, which cannot be compared with the holdout.
         packed: Rows whose image is read from the pack.
+        relabeled: Labeled rows whose class a review gave.
+        rejected: Images of the labeled split that a review took out.
     """
 
     name: str
@@ -86,21 +88,29 @@ class Rows:
     unscanned: int = 0
     pack: str | None = None
     packed: int = 0
+    relabeled: int = 0
+    rejected: int = 0
 
     @classmethod
-    def labeled(cls, store: Store, pack: str | None = None, fold: Fold | None = None) -> Rows:
-        """The labeled split, one copy each, one-hot targets.
+    def labeled(
+        cls, store: Store, pack: str | None = None, fold: Fold | None = None, versions: Versions | None = None
+    ) -> Rows:
+        """The labeled split as people left it, one copy each, one-hot targets.
 
         Args:
             store: The store.
             pack: The pack that images are read from, where they are in it.
             fold: Part of the split to leave out.
+            versions: Table versions to read; the newest for a table that is not named.
 
         Raises:
             InputError: There is nothing to train on.
         """
-        with closing(store.connect()) as con:
+        with closing(store.connect(versions)) as con:
             table = labeled_rows(con, fold)
+            rejects = "select count(*) as n from stored_images join decisions using (image_id)"
+            rejects += " where split = 'labeled' and decision = 'reject'"
+            rejected = queries.rows(con, queries.compose(queries.steps("decisions"), rejects))[0]["n"]
         if fold is not None:
             table = table.filter(pc.not_equal(table["fold"], fold.number))
         n = table.num_rows
@@ -111,10 +121,11 @@ class Rows:
         shards.place(found, table)
         found["classes"], found["probs"], found["weight"] = table["label"].to_numpy()[:, None], 1, 1
         unscanned = pc.sum(pc.equal(table["status"], "unscanned")).as_py()
+        relabeled = pc.sum(pc.equal(table["source"], "review")).as_py()
         runs = np.array([[0, 0, 1]], np.int64)
         where = paths(shards.names, store)
         name = "labeled" if fold is None else f"labeled without fold {fold.number} of {fold.of}, seed {fold.seed}"
-        return cls(name, found, uris, where, runs, n, 1.0, unscanned, pack, shards.packed)
+        return cls(name, found, uris, where, runs, n, 1.0, unscanned, pack, shards.packed, relabeled, rejected)
 
     @classmethod
     def manifest(cls, store: Store, name: str, pack: str | None = None) -> Rows:
@@ -203,12 +214,17 @@ class Rows:
 
 def labeled_rows(con: duckdb.DuckDBPyConnection, folds: Fold | None = None) -> pa.Table:
     """The labeled images that can be trained on, by image_id; with the column `fold` where the split is cut."""
-    steps = {"holdout_twins": queries.text("holdout_twins")}
+    steps = queries.steps("decisions", "trusted", "holdout_twins")
     if folds is None:
         return con.sql(queries.compose(steps, queries.text("labeled_rows"))).to_arrow_table()
     steps |= {"labeled": queries.text("labeled_rows"), "folds": queries.text("folds")}
     values = {"folds": folds.of, "seed": folds.seed}
     return con.sql(queries.compose(steps, queries.text("fold_rows")), params=values).to_arrow_table()
+
+
+def holdout_rows() -> str:
+    """The query of the images that a model is evaluated on, see sql/holdout_rows.sql."""
+    return queries.compose(queries.steps("decisions", "trusted"), queries.text("holdout_rows"))
 
 
 def _expect_no_twins(store: Store, name: str, files: list[Path]) -> None:

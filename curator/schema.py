@@ -212,7 +212,9 @@ HELD_OUT = Table(
     (
         Column("image_id", pa.int64(), "the image"),
         Column("run", pa.string(), "name of the run of folds"),
-        Column("fold", pa.int16(), "the fold that the image is in, 0 to K-1, see sql/folds.sql"),
+        Column(
+            "fold", pa.int16(), "the fold that the image is in, 0 to K-1, see sql/folds.sql; -1 for imported labels"
+        ),
         *LABELS.columns[LABELS.schema.get_field_index("label") :],
     ),
 )

@@ -104,7 +104,7 @@ def steps(parameters: Parameters) -> dict[str, str]:
             if parameters.dedup
             else {"candidates": candidates}
         ),
-        "holdout": queries.text("holdout"),
+        **queries.steps("trusted", "holdout"),
         "policy": policies.load(parameters.policy, parameters.policy_sql).text,
     }
 
@@ -350,7 +350,7 @@ def funnel(con: duckdb.DuckDBPyConnection, parameters: Parameters) -> dict[str, 
 
 def class_counts(con: duckdb.DuckDBPyConnection, parameters: Parameters) -> list[dict[str, Any]]:
     """What the selection did to each class, see sql/class_counts.sql; call `select` first."""
-    query = queries.compose({"holdout": queries.text("holdout")}, queries.text("class_counts"))
+    query = queries.compose(queries.steps("trusted", "holdout"), queries.text("class_counts"))
     return queries.rows(con, query, **parameters.bound)
 
 

@@ -20,7 +20,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote
@@ -212,8 +212,15 @@ class Store:
         order = (
             "manifests", "metrics", "models", "reviews", "duplicates", "embeddings", "labels", "images", "classes",
         )  # fmt: skip
+        return self._newest(order)
+
+    def every_version(self) -> dict[str, int]:
+        """The newest version of every table, see `versions`."""
+        return self._newest(reversed(TABLES))
+
+    def _newest(self, names: Iterable[str]) -> dict[str, int]:
         absent = {name for name in _LATER if not (self.path / _TABLE_FOLDERS[name]).exists()}
-        return {name: ABSENT if name in absent else self.delta(name).version() for name in order}
+        return {name: ABSENT if name in absent else self.delta(name).version() for name in names}
 
     def connect(self, versions: Versions | None = None) -> duckdb.DuckDBPyConnection:
         """A DuckDB connection in memory with the store's views.
@@ -227,18 +234,32 @@ class Store:
         con = duckdb.connect(config={"temp_directory": str(spill), "memory_limit": MEMORY})
         con.execute("set timezone = 'UTC'")
         con.execute("set enable_progress_bar = false")  # it goes to standard output, where the answer belongs
-        for name, table in TABLES.items():
-            paths = self.files(name, (versions or {}).get(name))
-            try:
-                if paths:
-                    con.read_parquet(paths).create_view(f"stored_{name}")
-                else:
-                    con.register(f"stored_{name}", table.schema.empty_table())
-            except duckdb.Error as error:
-                con.close()
-                raise KeyboardInterrupt if interrupted(error) else self.unreadable(name, error) from None
+        try:
+            for name in TABLES:
+                self.view(con, name, (versions or {}).get(name))
+        except BaseException:
+            con.close()
+            raise
         queries.create_views(con)
         return con
+
+    def view(self, con: duckdb.DuckDBPyConnection, table: str, version: int | None = None) -> None:
+        """Makes a connection's view stored_TABLE, or turns it to another version.
+
+        Its cursors see it too: what `register` gives a connection they would not.
+        """
+        import duckdb
+
+        paths = self.files(table, version)
+        try:
+            if paths:
+                con.read_parquet(paths).create_view(f"stored_{table}")
+            else:
+                con.execute(f"drop table if exists empty_{table}")
+                con.from_arrow(TABLES[table].schema.empty_table()).create(f"empty_{table}")
+                con.table(f"empty_{table}").create_view(f"stored_{table}")
+        except duckdb.Error as error:
+            raise KeyboardInterrupt if interrupted(error) else self.unreadable(table, error) from None
 
     def rows(self, query: str, versions: Versions | None = None, **values: Any) -> list[dict[str, Any]]:
         """The answer of one query over the views, for answers of a few thousand rows."""

@@ -23,7 +23,7 @@ from curator import manifests, packs, queries
 from curator.decode import UnreadableImage
 from curator.errors import InputError
 from curator.images import read_bytes
-from curator.rows import Place, Rows
+from curator.rows import Place, Rows, holdout_rows
 from curator.store import Store
 
 
@@ -109,7 +109,7 @@ class ManifestReader(Reader):
 
 def _holdout(store: Store) -> list[tuple[Place, int]]:
     with closing(store.connect()) as con:
-        found = queries.rows(con, queries.text("holdout_rows"))
+        found = queries.rows(con, holdout_rows())
     if not found:
         raise InputError("the store has no holdout images", "curator add-images FOLDER --split holdout")
     return [(Place(*(row[name] for name in Place._fields)), row["label"]) for row in found]

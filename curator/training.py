@@ -34,7 +34,7 @@ from curator.rows import Fold
 from curator.schema import MODELS
 from curator.signals import stoppable
 from curator.steps import Steps
-from curator.store import Store
+from curator.store import Store, Versions
 from curator.watch import Watch
 
 CHECKPOINT_SECONDS = 60.0
@@ -74,6 +74,7 @@ def train(
     device: str = "auto",
     fold: Fold | None = None,
     tensorboard: Path | None = None,
+    versions: Versions | None = None,
 ) -> Trained:
     """Trains a model and registers it.
 
@@ -92,6 +93,8 @@ def train(
         fold: Part of the labeled split to leave out. Such a model stays in the folder of its run of folds and is not
             registered, so that nothing takes it for a teacher.
         tensorboard: Folder for TensorBoard's event files, which come into one of the run's name in it.
+        versions: Table versions to read labeled rows and holdout at; the newest reviews by default. A resumed run
+            reads those that it began with.
 
     Raises:
         InputError: The recipe, manifest or name is not usable; evaluations on the way are wanted without a holdout, or
@@ -104,26 +107,39 @@ def train(
     network.leave_a_core()
     with ranks.join(device) as mine:
         assignment = Assignment(store, plan, recipe_name, manifest, name, init, pack, fold)
-        run = _Run(store, assignment, threads, mine, tensorboard)
-        mine_alone = alone(run.folder, f"training '{run.name}'") if mine.first else nullcontext()
-        with mine_alone, closing(run.journal):
-            if store.rows("select 1 from models where model = $model", model=run.name):
-                raise InputError(f"the model '{run.name}' exists" + " and is finished" * resume, "give another --name")
+        called, folder = assignment.name, assignment.folder
+        with alone(folder, f"training '{called}'") if mine.first else nullcontext():
+            if store.rows("select 1 from models where model = $model", model=called):
+                raise InputError(f"the model '{called}' exists" + " and is finished" * resume, "give another --name")
             if mine.first:
-                checkpoints.clean(run.folder)
+                checkpoints.clean(folder)
             mine.wait()
-            started = run.resume() if resume else run.begin()
-            run.train(started, checkpoint_seconds)
-            return run.register()
+            kept = checkpoints.load(folder) if resume else None
+            if kept is not None:
+                assignment.read(kept.state.get("versions", {}))
+            else:  # the same on each rank, whatever people decide in between
+                assignment.read(mine.gather(versions or {"reviews": store.versions()["reviews"]})[0])
+            run = _Run(store, assignment, kept, threads, mine, tensorboard)
+            with closing(run.journal):
+                started = run.resume() if resume else run.begin()
+                run.train(started, checkpoint_seconds)
+                return run.register()
 
 
 class _Run:
-    """One run: its network, phases and journal."""
+    """One run: its network, phases and journal, and the checkpoint that it goes on from."""
 
     def __init__(
-        self, store: Store, assignment: Assignment, threads: int | None, mine: ranks.Ranks, tensorboard: Path | None
+        self,
+        store: Store,
+        assignment: Assignment,
+        kept: checkpoints.Checkpoint | None,
+        threads: int | None,
+        mine: ranks.Ranks,
+        tensorboard: Path | None,
     ) -> None:
         self.store, self.assignment, self.threads, self.ranks = store, assignment, threads, mine
+        self.state = kept
         self.name, self.folder, self.steps = assignment.name, assignment.folder, assignment.steps
         self.phases, self.network = assignment.phases, assignment.network
         self.recipe = recipe = assignment.recipe
@@ -134,11 +150,11 @@ class _Run:
         self.network = self.network.to(mine.device).to(memory_format=torch.channels_last)
         self.precision = recipe.compute.precision
         self.journal = Journal(store, self.name, assignment.epoch, tensorboard)
-        self.watch = Watch(store, recipe, self.name, assignment.generation, self.folder, threads)
+        generation, versions = assignment.generation, assignment.versions
+        self.watch = Watch(store, recipe, self.name, generation, self.folder, threads, versions)
         self.images, self.seconds = 0, 0.0  # of this process, without checkpoints
         self.spent = Statistics()
         self.last_loss = float("nan")
-        self.state: checkpoints.Checkpoint | None = None
 
     def begin(self) -> int:
         """A new run; a checkpoint of an unfinished one is not thrown away silently."""
@@ -159,7 +175,6 @@ class _Run:
 
     def resume(self) -> int:
         """The step after the last checkpoint; 0 where there is none."""
-        self.state = checkpoints.load(self.folder)
         if self.state is None:
             self._say(f"no checkpoint of '{self.name}': starting from the beginning")
             return self.begin()
@@ -285,6 +300,7 @@ class _Run:
                 weights["average"] = moving.average.state_dict()
             state = {
                 "run": self.assignment.identity | self.watch.identity,
+                "versions": self.assignment.versions,
                 "precision": self.precision,
                 "moving": None if moving is None else moving.state_dict(),
             }
@@ -354,6 +370,7 @@ class _Run:
             "pack": self.assignment.pack,
             "precision": self.precision,
             "init": self.assignment.init,
+            "versions": self.assignment.versions,
         }
         row = {
             "model": self.name,

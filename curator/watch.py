@@ -13,13 +13,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from curator import checkpoints, progress, queries
+from curator import checkpoints, progress
 from curator.errors import InputError
 from curator.evaluation import evaluate_network
 from curator.journal import Journal
 from curator.network import Network
 from curator.recipes import Recipe
-from curator.store import Store
+from curator.rows import holdout_rows
+from curator.store import Store, Versions
 
 _NAMES = ("top1", "top5", "ece")
 
@@ -45,19 +46,26 @@ class Watch:
         generation: Its generation.
         folder: Of the run.
         threads: Threads that read and decode.
+        versions: Table versions to read; the newest for a table that is not named.
 
     Raises:
         InputError: The recipe wants evaluations, and there is no holdout.
     """
 
     def __init__(
-        self, store: Store, recipe: Recipe, model: str, generation: int, folder: Path, threads: int | None
+        self,
+        store: Store,
+        recipe: Recipe,
+        model: str,
+        generation: int,
+        folder: Path,
+        threads: int | None,
+        versions: Versions,
     ) -> None:
         self.store, self.recipe, self.folder = store, recipe, folder
-        self.model, self.generation, self.threads = model, generation, threads
+        self.model, self.generation, self.threads, self.versions = model, generation, threads, versions
         self.every, self.keep = recipe.evaluation.every, recipe.evaluation.keep
-        query = f"select count(*) as n from ({queries.text('holdout_rows')})"
-        self.images = int(store.rows(query)[0]["n"])
+        self.images = int(store.rows(f"select count(*) as n from ({holdout_rows()})", versions)[0]["n"])
         self.best: Best | None = None
         self._last = 0  # the step of the last evaluation
         self._top1: float | None = None
@@ -140,7 +148,7 @@ class Watch:
     def _evaluate(self, network: Network, advance: Callable[[int], None] | None = None) -> dict[str, float]:
         try:
             found = evaluate_network(
-                self.store, network, self.recipe, self.model, self.generation, self.threads, advance
+                self.store, network, self.recipe, self.model, self.generation, self.threads, advance, self.versions
             )
         except InputError as error:  # no reason to lose the training
             progress.say(f"not evaluated: {error.what}")

@@ -1,15 +1,16 @@
 -- Purpose: a random sample of each class of a generation's pool labels, stratified by confidence, to be looked at by people.
--- Inputs:  stored_labels, holdout_twins.
+-- Inputs:  stored_labels, leaks.
 -- Grain:   one row per sampled image, ordered by label, place.
 -- Parameters: $generation, $min_confidence, $per_class, $seed.
 --
--- What may be drawn are the candidates of a manifest: unlabeled images above the threshold that repeat no image of the
--- holdout. The strata are the ranges of confidence up to 0.5, 0.7, 0.85, 0.95 and 1. Each gets its share of $per_class,
--- fractions rounded so that they add up, and not less than two images (one, where $per_class is below 20), so a class may
--- get a few more: a stratum without a sampled image would be missing from the estimate. The draw takes the lowest values of
--- a hash of image_id and seed: a larger sample of the same seed holds the smaller one, but for an image or two that rounding
--- moves to another stratum. `place` is the order of the same hash within the class, so whoever stops early has still looked
--- at a random sample.
+-- What may be drawn are the candidates of a manifest: unlabeled images above the threshold that show no image of the
+-- holdout, neither its bytes nor, by the newest scan, something near it. Rejected images may be drawn: what is estimated is
+-- how often the teacher is right. The strata are the ranges of confidence up to 0.5, 0.7, 0.85, 0.95 and 1. Each gets its
+-- share of $per_class, fractions rounded so that they add up, and not less than two images (one, where $per_class is below
+-- 20), so a class may get a few more: a stratum without a sampled image would be missing from the estimate. The draw takes
+-- the lowest values of a hash of image_id and seed: a larger sample of the same seed holds the smaller one, but for an image
+-- or two that rounding moves to another stratum. `place` is the order of the same hash within the class, so whoever stops
+-- early has still looked at a random sample.
 with
 frame as (
     select
@@ -21,7 +22,7 @@ frame as (
         md5_number_lower('audit/' || image_id || '/' || $seed) as key
     from stored_labels
     where generation = $generation and split = 'unlabeled' and confidence > $min_confidence::FLOAT
-      and image_id not in (select image_id from holdout_twins)
+      and image_id not in (select image_id from leaks)
 ),
 strata as (
     select

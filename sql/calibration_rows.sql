@@ -1,5 +1,5 @@
 -- Purpose: the soft labels that a generation's teacher gave to the holdout, with the true class.
--- Inputs:  stored_labels, stored_images, stored_classes.
+-- Inputs:  stored_labels, trusted, stored_classes.
 -- Grain:   one row per image, ordered by image_id. `cut` counts the classes outside the soft label, `rank` is the place of
 --          the true class in it from 1 on, 0 where it was cut.
 -- Parameters: $generation.
@@ -8,6 +8,6 @@ select
     (select count(*) from stored_classes) - len(l.top_classes) as cut,
     coalesce(list_position(l.top_classes, i.label), 0)::INT as rank
 from stored_labels as l
-join stored_images as i on i.image_id = l.image_id
-where l.generation = $generation and i.split = 'holdout' and i.label is not null
+join trusted as i on i.image_id = l.image_id
+where l.generation = $generation and i.split = 'holdout'
 order by l.image_id;

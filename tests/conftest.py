@@ -56,11 +56,34 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def made(made_once: Path) -> Store:
+    """What `store` is a copy of; a module with another fixture of this name has another world."""
+    return Store(made_once / "store")
+
+
 @pytest.fixture
-def store(made_once: Path, tmp_path: Path) -> Store:
-    """The fixture store, at tmp_path/store, images not scanned."""
-    shutil.copytree(made_once, tmp_path, dirs_exist_ok=True)
+def store(made: Store, tmp_path: Path) -> Store:
+    """A copy of `made` that a test may spoil, at tmp_path/store; by default the fixture store, images not scanned."""
+    shutil.copytree(made.root, tmp_path, dirs_exist_ok=True)
     return Store(tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def taught_once(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A world with a teacher, its labels and a manifest, see tests/pictures.py; to be copied only."""
+    from pictures import taught
+
+    return taught(tmp_path_factory.mktemp("taught"))
+
+
+@pytest.fixture(autouse=True)
+def unwatched() -> None:
+    """No test sees how another one used the watched network."""
+    pictures = sys.modules.get("pictures")
+    if pictures is not None:
+        pictures.Watched.seen.clear()
+        pictures.Watched.stop_at = -1
 
 
 @pytest.fixture

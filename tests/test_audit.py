@@ -5,8 +5,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import Answer
 from hypothesis import given
@@ -14,11 +16,13 @@ from hypothesis import strategies as st
 from test_labels import write
 
 from curator import audit as audits
+from curator import manifests
 from curator.audit import Estimate, Stratum, audit, estimate
 from curator.errors import InputError
 from curator.images import add_images
 from curator.labels import import_labels
 from curator.reviews import add_review, add_reviews
+from curator.schema import DUPLICATES
 from curator.store import Store
 
 EDGES = (0.5, 0.7, 0.85, 0.95)
@@ -80,6 +84,25 @@ def test_all_of_a_small_class(store: Store) -> None:
     assert {row["class_name"]: row["drawn"] for row in found.classes} == {"cat": 5, "dog": 3, "owl": 1}
     assert {row["class_name"]: row["images"] for row in found.classes} == {"cat": 5, "dog": 3, "owl": 1}
     assert len(found.open) == 9
+
+
+def test_it_draws_from_what_build_manifest_selects_from(store: Store, ids: dict[str, int], tmp_path: Path) -> None:
+    """Nothing that shows a holdout image, by its bytes or by the scan; what people rejected counts, as it must."""
+    for name, split, label in (("same", "holdout", ["cat"]), ("own", "unlabeled", None)):
+        (tmp_path / f"{name}.jpg").write_bytes(cv2.imencode(".png", np.zeros((9, 9, 3), np.uint8))[1].tobytes())
+        columns = {"uri": [f"{name}.jpg"]} | ({} if label is None else {"label": label})
+        add_images(store, write(tmp_path / "l.parquet", **columns), split)
+    probs = pa.array([[0.9, 0.05, 0.05]], pa.list_(pa.float32()))
+    import_labels(store, write(tmp_path / "p.parquet", uri=["own.jpg"], probs=probs), 0, "outside")
+    twin = {"image_id": ids["a"], "group_id": ids["a"], "nearest": 5, "kind": "phash", "distance": 4.0, "leak": True}
+    near = {"image_id": ids["b"], "group_id": ids["b"], "nearest": 6, "kind": "phash", "distance": 4.0, "leak": False}
+    store.append("duplicates", pa.Table.from_pylist([twin, near], DUPLICATES.schema))
+    add_review(store, ids["e"], "reject")
+    drawn = {row["image_id"] for row in sample(store, per_class=100)}
+    assert drawn == {ids[name] for name in "bcdefghi"}
+    manifest = manifests.build(store, "m", {"per_class": 100})
+    taken = pq.read_table(manifest.path)["image_id"].to_pylist()
+    assert {*taken} == drawn - {ids["e"]}
 
 
 def test_only_the_sample_counts_and_the_latest_decision(store: Store, ids: dict[str, int]) -> None:

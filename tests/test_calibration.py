@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from curator import calibration, queries, reliability, softlabels
 from curator.account import wilson
 from curator.errors import InputError
-from curator.evaluation import expected_calibration_error
 from curator.images import add_images
 from curator.labels import import_labels
+from curator.reviews import add_review
 from curator.store import Store
 
 NAMES = ("cat", "dog", "owl", "fox")
@@ -37,7 +37,7 @@ def drawn(n: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_sharp(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a store whose holdout a model called "sharp" labeled with logits twice too large."""
     folder = tmp_path_factory.mktemp("made")
     store = Store.create(folder / "store", NAMES)
@@ -52,9 +52,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def judged(made: Path, tmp_path: Path) -> Store:
+def judged(made_sharp: Path, tmp_path: Path) -> Store:
     """A copy of it that a test may spoil."""
-    shutil.copytree(made / "store", tmp_path / "judged")
+    shutil.copytree(made_sharp / "store", tmp_path / "judged")
     return Store(tmp_path / "judged")
 
 
@@ -157,15 +157,47 @@ def test_without_rounding_it_is_the_softmax(judged: Store) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1, width=32), st.booleans()), min_size=1, max_size=50))
-def test_bins_are_those_of_evaluate(images: list[tuple[float, bool]]) -> None:
+def test_bins_and_their_error(images: list[tuple[float, bool]]) -> None:
+    """Each image in the bin of its confidence, and the gaps of the bins weighed by their images."""
     confidence = np.array([c for c, _ in images], np.float32)
     right = np.array([r for _, r in images])
     bins = calibration.reliability(confidence, right)
     assert sum(row["images"] for row in bins) == len(images)
-    assert calibration.ece(bins) == pytest.approx(expected_calibration_error(confidence, right), abs=1e-9)
+    inside: dict[int, list[tuple[float, bool]]] = {}
+    for value, hit in zip(confidence, right, strict=True):
+        inside.setdefault(min(int(value * np.float32(15)), 14), []).append((float(value), bool(hit)))
+    gaps = [abs(sum(hit - value for value, hit in each)) for each in inside.values()]
+    assert calibration.ece(bins) == pytest.approx(sum(gaps) / len(images), abs=1e-9)
     for row in bins:
         assert row["low"] - 1e-7 <= row["confidence"] <= row["high"] + 1e-7
         assert row["accuracy_low"] - 1e-9 <= row["accuracy"] <= row["accuracy_high"] + 1e-9
+
+
+def test_error_by_hand() -> None:
+    def error(confidence: list[float], right: list[bool]) -> float:
+        return calibration.ece(calibration.reliability(np.array(confidence), np.array(right)))
+
+    assert error([0.7, 0.7, 0.7, 0.7, 0.95, 0.95], [True, True, False, False, True, True]) == pytest.approx(0.9 / 6)
+    assert (error([1.0] * 3, [True] * 3), error([1.0] * 3, [False] * 3)) == (0, 1)
+    assert error([0.95, 1.0], [True, False]) == pytest.approx(0.95 / 2)  # 1 is in the last bin
+    confidence = np.random.default_rng(0).uniform(0, 1, 200_000)
+    right = np.random.default_rng(1).uniform(0, 1, 200_000) < confidence
+    assert calibration.ece(calibration.reliability(confidence, right)) < 0.01
+
+
+def test_decisions_on_the_holdout(judged: Store) -> None:
+    """A rejected image does not count, a relabeled one under its new class."""
+    before = calibration.calibrate(judged, dry_run=True)
+    rows = judged.rows(
+        "select l.image_id, l.label, i.label as truth from labels as l join images as i using (image_id) order by 1"
+    )
+    hits, misses = ([row for row in rows if (row["label"] == row["truth"]) is right] for right in (True, False))
+    add_review(judged, hits[0]["image_id"], "reject")
+    add_review(judged, misses[0]["image_id"], "relabel", NAMES[misses[0]["label"]])
+    after = calibration.calibrate(judged, min_confidence=0, dry_run=True)
+    assert (before.images, after.images) == (N, N - 1)
+    assert after.top1 * (N - 1) == pytest.approx(before.top1 * N)  # one right image less, and one more
+    assert sum(row["images"] for row in after.classes) == N - 1
 
 
 def test_the_precision_of_each_class(judged: Store) -> None:

@@ -1,5 +1,6 @@
 """Sources and images from elsewhere."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from test_labels import write
 from curator.domain import domain
 from curator.images import add_images
 from curator.labels import import_labels
+from curator.reviews import add_review
 from curator.schema import EMBEDDINGS
 from curator.store import Store
 
@@ -27,7 +29,7 @@ IMAGES = (
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Store:
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Store:
     folder = tmp_path_factory.mktemp("domain")
     store = Store.create(folder / "store", ["cat", "dog", "owl"])
     for split in ("unlabeled", "holdout"):
@@ -39,19 +41,19 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
-def test_sources(made: Store) -> None:
-    found = domain(made, min_confidence=0.4)
+def test_sources(mixed: Store) -> None:
+    found = domain(mixed, min_confidence=0.4)
     assert found.usual_of == "holdout"
     assert found.usual == pytest.approx(-(0.8 * np.log(0.8) + 0.2 * np.log(0.1)), abs=1e-5)
     rows = [(row["source"], row["images"], row["low_confidence"], row["high_entropy"]) for row in found.sources]
     assert rows == [("/mnt", 8, 1, 1), ("web", 40, 0.15, 0.15), ("", 1, 0, 0)]
-    deeper = {row["source"]: row["high_entropy"] for row in domain(made, depth=2).sources}
+    deeper = {row["source"]: row["high_entropy"] for row in domain(mixed, depth=2).sources}
     assert deeper == {"/mnt/scans": 1, "web/odd": 0.6, "web/sharp": 0, "": 0}
     assert len({row["day"] for row in found.sources}) == 1
 
 
-def test_images_like_no_class(made: Store) -> None:
-    found = domain(made, limit=14).images
+def test_images_like_no_class(mixed: Store) -> None:
+    found = domain(mixed, limit=14).images
     assert {row["uri"] for row in found} == {uri for uri, split, p in IMAGES if p == UNSURE and split == "unlabeled"}
     assert all(0.99 < row["strangeness"] <= 1 for row in found)
 
@@ -63,31 +65,41 @@ def test_without_a_holdout(store: Store) -> None:
     assert found.far == []
 
 
-def test_far_from_every_class(made: Store, tmp_path: Path) -> None:
-    import shutil
-
-    store = Store(shutil.copytree(made.path, tmp_path / "store"))
+def test_far_from_every_class(mixed: Store, tmp_path: Path) -> None:
+    """Of the weights that the model has now: others of its name, and other models, say something else of all images."""
+    store = Store(shutil.copytree(mixed.path, tmp_path / "store"))
     uris = [f"lab/{i}.jpg" for i in range(4)]
     labels = ["cat", "cat", "dog", "dog"]
     add_images(store, write(tmp_path / "l.parquet", uri=uris, label=labels), "labeled", scan=False)
     images = store.rows("select image_id, uri, split, class_name from images")
     axes = {"cat": [127, 0, 5], "dog": [0, 127, 5]}
-    vectors = []
+    vectors, others = [], []
     for row in images:
         far = row["uri"] in ("alone.jpg", "web/odd/3.jpg")
         vector = [0, 10, 127] if far else axes[row["class_name"] or "cat"]
         vectors.append({"image_id": row["image_id"], "model": "outside", "weights_hash": "", "vector": bytes(vector)})
+        turned = bytes([127, 3, 1] if far else [0, 3, 127])
+        others.append({"image_id": row["image_id"], "model": "outside", "weights_hash": "old", "vector": turned})
+        others.append({"image_id": row["image_id"], "model": "another", "weights_hash": "", "vector": turned})
     store.append("embeddings", pa.Table.from_pylist(vectors, EMBEDDINGS.schema))
     found = domain(store, limit=3).far
     assert {row["uri"] for row in found[:2]} == {"alone.jpg", "web/odd/3.jpg"}
     assert found[0]["cosine"] < 0.3
     assert found[2]["cosine"] > 0.99
+    store.append("embeddings", pa.Table.from_pylist(others, EMBEDDINGS.schema))
+    assert domain(store, limit=3).far == found
+    # a class is what people left it
+    known = {row["uri"]: row["image_id"] for row in images}
+    for uri in ("lab/0.jpg", "lab/1.jpg"):
+        add_review(store, known[uri], "reject")
+    nearest = domain(store, limit=len(IMAGES)).far
+    assert max(row["cosine"] for row in nearest) < 0.2
 
 
-def test_command(made: Store, curator: Callable[..., Answer]) -> None:
-    answer = curator("quality", "domain", "--json", "--store", made.path)
+def test_command(mixed: Store, curator: Callable[..., Answer]) -> None:
+    answer = curator("quality", "domain", "--json", "--store", mixed.path)
     assert answer.code == 0, answer.err
     assert [row["source"] for row in answer.json["sources"]] == ["/mnt", "web", ""]
-    text = curator("quality", "domain", "--store", made.path).out
+    text = curator("quality", "domain", "--store", mixed.path).out
     assert "/mnt" in text
     assert "holdout" in text

@@ -183,12 +183,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
-@pytest.fixture
-def store(made: Store, tmp_path: Path) -> Store:
-    shutil.copytree(made.root, tmp_path / "copy")
-    return Store(tmp_path / "copy" / "store")
-
-
 def made_by(store: Store) -> list[tuple[str, str]]:
     """Split and engine of the published parts."""
     names = [Path(uri).name for uri in store.delta("labels").file_uris()]

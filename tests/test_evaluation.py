@@ -15,7 +15,7 @@ from torch import nn
 from curator import inference, network
 from curator.account import wilson
 from curator.errors import InputError
-from curator.evaluation import evaluate, expected_calibration_error
+from curator.evaluation import evaluate
 from curator.images import add_images
 from curator.labeling import label
 from curator.store import Store
@@ -174,20 +174,6 @@ def test_wilson_solves_its_equation() -> None:
         for bound in wilson(right, total):
             assert abs(right / total - bound) == pytest.approx(z * math.sqrt(bound * (1 - bound) / total), rel=1e-6)
     assert wilson(0, 0) == (0.0, 1.0)
-
-
-def test_calibration_error() -> None:
-    confidence = np.array([0.95, 0.95, 0.95, 0.95, 0.55, 0.55])
-    right = np.array([True, True, True, False, True, False])
-    assert expected_calibration_error(confidence, right) == pytest.approx((4 * 0.20 + 2 * 0.05) / 6)
-    assert expected_calibration_error(np.ones(3), np.array([True] * 3)) == 0
-    assert expected_calibration_error(np.ones(3), np.array([False] * 3)) == 1
-    last_bin = expected_calibration_error(np.array([0.95, 1.0]), np.array([True, False]))
-    assert last_bin == pytest.approx(0.95 / 2)
-    assert expected_calibration_error(np.zeros(0), np.zeros(0, bool)) == 0
-    rng = np.random.default_rng(0)
-    confidence = rng.uniform(0, 1, 200_000)
-    assert expected_calibration_error(confidence, rng.uniform(0, 1, 200_000) < confidence) < 0.01
 
 
 def test_pictures_have_the_test_resolution(known: Store) -> None:

@@ -337,6 +337,7 @@ reselect = false
         (PLAN[: PLAN.index("[[")].replace("[teacher]", "rounds = 3\n[teacher]"), "'rounds' = 3: should be a list"),
         ("title = ", "is not TOML"),
         ("", "'rounds' is missing"),
+        (PLAN.replace("min_confidence", "calibrated = 'yes'\nmin_confidence"), "'selection.calibrated' = 'yes'"),
     ],
 )
 def test_a_mistake_of_a_plan(bare: Path, tmp_path: Path, text: str, words: str) -> None:
@@ -357,6 +358,62 @@ def test_plans_that_come_with_the_tool(bare: Path) -> None:
     assert [each.recipe.schedule.pseudo_ratio for each in trained[1:] if each is not None] == [14, 14, 28]
     with pytest.raises(InputError, match="there is no plan 'digit'; did you mean 'digits'"):
         plans.load(store, "digit")
+
+
+CALIBRATED = """\
+title = "calibrated, and with what else build-manifest offers"
+name = "sure"
+
+[teacher]
+model = "g1-plan"
+
+[selection]
+per_class = 12
+min_confidence = 0.35
+calibrated = true
+dedup = true
+accepted = true
+near_leaks = "keep"
+
+[[rounds]]
+recipe = "recipe.toml"
+"""
+
+
+def test_a_calibrated_selection_and_event_files(
+    grown: tuple[Path, evolution.Evolution], tmp_path: Path, curator: Callable[..., Answer]
+) -> None:
+    """The temperature of the round's teacher is fitted before its labels are selected from."""
+    store = copy(grown[0], tmp_path)
+    plan, events = planned(store.root, CALIBRATED), tmp_path / "events"
+    call = ("evolve", "--plan", plan, "--store", store.path, "--tensorboard", events, "--json")
+    answer = curator(*call)
+    assert answer.code == 0, answer.err
+    steps = [f"{step['step']} {step['name']}" for step in answer.json["steps"]]
+    assert steps == ["label g1-plan", "calibrate g1-plan", "build-manifest g1-sure", "train g2-sure"]
+    assert [step["done"] for step in answer.json["steps"]] == [True, False, False, False]
+    (fitted,) = store.rows("select model, generation, temperature from calibrations")
+    assert (fitted["model"], fitted["generation"]) == ("g1-plan", 1)
+    said = manifests.find(store, "g1-sure").lineage["parameters"]
+    assert said["calibration"] == fitted["temperature"]
+    assert (said["dedup"], said["accepted"], said["near_leaks"]) == (True, True, "keep")
+    assert [place.name for place in events.iterdir()] == ["g2-sure"]
+    assert [*(events / "g2-sure").glob("events.out.tfevents.*")]
+    before = everything(store.path)
+    again = curator(*call)
+    assert all(step["done"] for step in again.json["steps"])
+    assert everything(store.path) == before
+    # the other way about, the manifest that is there was built otherwise
+    assert f"calibration {fitted['temperature']} -> None" in refused(store, CALIBRATED.replace("calibrated = true\n", ""))
+    text = PLAN.replace("per_class = 12", "per_class = 12\ncalibrated = true")
+    assert "build-manifest g0-plan: calibrated False -> True" in refused(store, text)
+
+
+def test_a_calibrated_selection_without_a_holdout(store: Store, tmp_path: Path) -> None:
+    text = PLAN.replace('recipe = "recipe.toml"', 'model = "outside"', 1)
+    text = text.replace("min_confidence", "calibrated = true\nmin_confidence")
+    with pytest.raises(InputError, match="the store has no holdout to fit a temperature on"):
+        plans.load(store, planned(tmp_path, text))
 
 
 def test_a_first_teacher_from_outside(store: Store, tmp_path: Path) -> None:

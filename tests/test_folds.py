@@ -12,6 +12,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import Answer
 from hypothesis import given, settings
@@ -20,7 +21,9 @@ from pictures import OWN, Watched, picture, world, write
 
 from curator import folds, queries
 from curator.errors import InputError
+from curator.held_out import import_held_out
 from curator.images import add_images
+from curator.reviews import add_review
 from curator.rows import Fold, Rows, labeled_rows
 from curator.store import Store
 
@@ -30,19 +33,6 @@ SHORT = [*OWN, "schedule.steps=4"]
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return world(tmp_path_factory.mktemp("made"), labeled=5, pool=0, holdout=1)
-
-
-@pytest.fixture
-def store(made: Store, tmp_path: Path) -> Store:
-    """A copy of it that a test may spoil: 15 labeled images of 3 classes."""
-    shutil.copytree(made.root, tmp_path / "copy")
-    return Store(tmp_path / "copy" / "store")
-
-
-@pytest.fixture(autouse=True)
-def unwatched() -> None:
-    Watched.seen.clear()
-    Watched.stop_at = -1
 
 
 def run(store: Store, *changes: str, count: int = 3, **options: object) -> folds.Folded:
@@ -106,6 +96,46 @@ def test_a_stopped_run_goes_on(store: Store, made: Store, tmp_path: Path) -> Non
     assert run(store).trained == 2
     assert sum(training for training, _ in Watched.seen) == 3 + 4  # one step of eight was kept
     assert labels(store) == labels(whole)
+
+
+def test_a_run_keeps_to_the_reviews_that_it_began_with(store: Store, made: Store, tmp_path: Path) -> None:
+    shutil.copytree(made.root, tmp_path / "whole")
+    whole = Store(tmp_path / "whole" / "store")
+    known = {row["uri"]: row["image_id"] for row in store.rows("select uri, image_id from images")}
+    for each in (store, whole):
+        add_review(each, known["labeled/bar/0.png"], "reject")
+    run(whole)
+    assert known["labeled/bar/0.png"] not in {row["image_id"] for row in labels(whole)}
+    Watched.seen.clear()
+    Watched.stop_at = 6
+    with pytest.raises(KeyboardInterrupt):
+        run(store, checkpoint_seconds=0)
+    Watched.stop_at = -1
+    add_review(store, known["labeled/bar/0.png"], "skip")
+    add_review(store, known["labeled/bar/1.png"], "relabel", "disc")
+    done = run(store)
+    assert (done.trained, done.images) == (2, 14)
+    assert labels(store) == labels(whole)
+    # another run takes them as they are now
+    folds.run(store, str(store.root / "recipe.toml"), 3, "later", changes=SHORT)
+    assert store.rows("select count(*) as n from held_out where run = 'later'")[0]["n"] == 15
+    with closing(store.connect()) as con:
+        rows = labeled_rows(con).to_pylist()
+    changed = {row["image_id"]: (row["label"], row["source"]) for row in rows}
+    assert changed[known["labeled/bar/1.png"]] == (1, "review")
+    assert changed[known["labeled/bar/2.png"]] == (0, "labeled")
+
+
+def test_labels_that_were_imported_are_no_run_to_go_on_with(store: Store, tmp_path: Path) -> None:
+    uri = store.rows("select uri from images where split = 'labeled' order by uri limit 1")[0]["uri"]
+    probs = pa.array([[0.2, 0.3, 0.5]], pa.list_(pa.float32()))
+    pq.write_table(pa.table({"uri": [uri], "probs": probs}), tmp_path / "r.parquet")
+    import_held_out(store, str(tmp_path / "r.parquet"))
+    with pytest.raises(InputError, match="the run of folds 'r' were not made here"):
+        run(store)
+    folds.run(store, str(store.root / "recipe.toml"), 2, "own", changes=SHORT)
+    with pytest.raises(InputError, match="there is a run of folds 'own'"):
+        import_held_out(store, str(tmp_path / "r.parquet"), "own")
 
 
 @settings(max_examples=25, deadline=None)

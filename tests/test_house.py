@@ -32,6 +32,7 @@ ORDER = [
     "histogram",
     "drift",
     "labels",
+    "held_out",
     "reviews",
     "policies",
     "parameters",

@@ -49,7 +49,7 @@ def held_out(summary: softlabels.Summary, ids: list[int], run: str = "r") -> pa.
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a store whose images 00.jpg, 01.jpg, ... are those of PICTURES."""
     folder = tmp_path_factory.mktemp("made")
     store = Store.create(folder / "judged", NAMES)
@@ -63,9 +63,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def judged(made: Path, tmp_path: Path) -> Store:
+def judged(made_judged: Path, tmp_path: Path) -> Store:
     """A copy of it that a test may spoil."""
-    shutil.copytree(made / "judged", tmp_path / "judged")
+    shutil.copytree(made_judged / "judged", tmp_path / "judged")
     return Store(tmp_path / "judged")
 
 
@@ -124,22 +124,23 @@ def _connection(summary: softlabels.Summary, labels: np.ndarray, classes: int) -
         "uri": pa.array([f"{i:02d}" for i in range(n)]),
         "split": pa.array(["labeled"] * n),
         "label": pa.array(labels.astype(np.int16)),
+        "status": pa.array(["unscanned"] * n),
     }
     con.register("stored_images", pa.table(columns, schema=IMAGES.schema))
     known = [list(range(classes)), [str(i) for i in range(classes)]]
     con.register("stored_classes", pa.table(known, schema=CLASSES.schema))
     con.execute("create table stored_reviews (image_id bigint, decision text, new_label int, decided_at timestamp)")
+    issues.prepare(con)
     return con
 
 
 def _by_sql(con: Any, by: str) -> tuple[list[float], list[list[int]], set[int]]:
     values = {"run": "r", "by": by, "order": "margin"}
     steps = {"judged": queries.text("issues_held_out"), "self_confidences": queries.text("self_confidences")}
-    issues._keep(con, "thresholds", steps, "class_thresholds", values)
+    issues.keep(con, "thresholds", steps, "class_thresholds", values)
     steps |= {"confident_classes": queries.text("confident_classes")}
-    issues._keep(con, "joint", steps, "confident_joint", values)
-    steps |= {"decisions": queries.text("decisions")}
-    issues._keep(con, "label_issues", steps, "label_issues", values)
+    issues.keep(con, "joint", steps, "confident_joint", values)
+    issues.keep(con, "label_issues", steps, "label_issues", values)
     thresholds = [row[0] for row in con.execute("select threshold from thresholds order by label").fetchall()]
     joint = con.execute("select given, class, images, estimated from joint order by all").fetchall()
     suspects = {row[0] for row in con.execute("select image_id from label_issues").fetchall()}

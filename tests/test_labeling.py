@@ -52,13 +52,6 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
-@pytest.fixture
-def store(made: Store, tmp_path: Path) -> Store:
-    """A copy of the slow world that a test may spoil."""
-    shutil.copytree(made.root, tmp_path / "copy")
-    return Store(tmp_path / "copy" / "store")
-
-
 def parts(store: Store) -> list[Path]:
     return sorted((store.path / "labels").glob("g*/part-*.parquet"))
 

@@ -41,12 +41,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
-@pytest.fixture
-def store(made: Store, tmp_path: Path) -> Store:
-    shutil.copytree(made.root, tmp_path / "copy")
-    return Store(tmp_path / "copy" / "store")
-
-
 @contextmanager
 def two_ranks(store: Store, part_seconds: float, slow: float = 0.0) -> Iterator[subprocess.Popen[str]]:
     """Starts torchrun with two processes that label; it ends with the context, and so do they."""

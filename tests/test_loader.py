@@ -36,13 +36,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return judged(tmp_path_factory.mktemp("made"))
 
 
-@pytest.fixture
-def store(made: Store, tmp_path: Path) -> Store:
-    """A copy of it that a test may spoil."""
-    shutil.copytree(made.root, tmp_path / "copy")
-    return Store(tmp_path / "copy" / "store")
-
-
 def loader(
     store: Store, manifest: str | None = MANIFEST, how: Augmentation = NOISY, **options: object
 ) -> ManifestLoader:

@@ -1,6 +1,7 @@
 """Resuming: a run that was stopped, killed or out of disk space goes on to the weights of a run that never was."""
 
 import datetime as dt
+import json
 import shutil
 import signal
 import time
@@ -16,27 +17,15 @@ from pictures import NOISY, OWN, Watched, on_a_small_disk, start, taught, teach,
 from curator import checkpoints, packs
 from curator.errors import CuratorError, InputError, StoreError
 from curator.images import add_images
+from curator.reviews import add_review
 from curator.schema import METRICS
 from curator.shards import Form
 from curator.store import Store
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return taught(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def store(made: Store, tmp_path: Path) -> Store:
-    """A copy of it that a test may spoil."""
-    shutil.copytree(made.root, tmp_path / "copy")
-    return Store(tmp_path / "copy" / "store")
-
-
-@pytest.fixture(autouse=True)
-def unwatched() -> None:
-    Watched.seen.clear()
-    Watched.stop_at = -1
+def made(taught_once: Store) -> Store:
+    return taught_once
 
 
 def stopped(store: Store, *changes: str, at: int = 10, **options: Any) -> None:
@@ -104,6 +93,31 @@ def test_stopped_at_any_step_and_resumed(store: Store) -> None:
         counts = "select count(*) as n, count(distinct (step, name)) as d from metrics where model = 'late'"
         figures = store.rows(counts)[0]
         assert figures["n"] == figures["d"]
+
+
+def test_reviews_that_came_in_between_are_of_the_next_training(store: Store) -> None:
+    """Rows and holdout stay those that the run began with, whatever was decided before it was stopped and after."""
+    images = store.rows("select uri, image_id from images where split <> 'unlabeled' order by uri")
+    known = {row["uri"]: row["image_id"] for row in images}
+    add_review(store, known["labeled/bar/0.png"], "reject")
+    add_review(store, known["labeled/bar/1.png"], "relabel", "disc")
+    changes = ["evaluation.every=7"]
+    teach(store, *OWN, *changes, name="whole")
+    stopped(store, *changes)
+    add_review(store, known["labeled/bar/0.png"], "skip")
+    add_review(store, known["labeled/bar/2.png"], "reject")
+    add_review(store, known["holdout/bar/0.png"], "reject")
+    late = teach(store, *OWN, *changes, name="late", resume=True)
+    assert weights_hash(store, "late") == weights_hash(store, "whole")
+    query = "select step, name, value from metrics where model = $m and starts_with(name, 'holdout_') order by all"
+    assert store.rows(query, m="late") == store.rows(query, m="whole")
+    rows = store.rows("select model, metrics from models where model in ('whole', 'late') order by model")
+    assert [json.loads(row["metrics"])["versions"] for row in rows] == [{"reviews": 2}] * 2
+    new = teach(store, *OWN, *changes, name="new")
+    assert weights_hash(store, "new") != weights_hash(store, "late")
+    assert new.steps == late.steps
+    row = store.rows("select metrics from models where model = 'new'")[0]
+    assert json.loads(row["metrics"])["versions"] == {"reviews": 5}
 
 
 def test_figures_of_a_run_that_died_before_it_was_registered_are_taken_back(store: Store) -> None:

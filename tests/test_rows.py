@@ -32,13 +32,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return judged(tmp_path_factory.mktemp("made"))
 
 
-@pytest.fixture
-def store(made: Store, tmp_path: Path) -> Store:
-    """A copy of it that a test may spoil."""
-    shutil.copytree(made.root, tmp_path / "copy")
-    return Store(tmp_path / "copy" / "store")
-
-
 def table(store: Store, name: str = MANIFEST) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = pq.read_table(store.path / "manifests" / name).to_pylist()
     return rows

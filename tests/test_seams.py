@@ -55,13 +55,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
-@pytest.fixture
-def store(made: Store, tmp_path: Path) -> Store:
-    """A copy of it that a test may spoil."""
-    shutil.copytree(made.root, tmp_path / "copy")
-    return Store(tmp_path / "copy" / "store")
-
-
 def blocks() -> list[str]:
     text = (ROOT / "docs" / "loader.md").read_text("utf-8")
     found = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)

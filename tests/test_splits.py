@@ -16,13 +16,6 @@ from curator.store import Store
 __all__ = ["made"]
 
 
-@pytest.fixture
-def store(made: Store, tmp_path: Path) -> Store:
-    """A copy of the slow world that a test may spoil."""
-    shutil.copytree(made.root, tmp_path / "copy")
-    return Store(tmp_path / "copy" / "store")
-
-
 def counts(store: Store) -> dict[str, int]:
     rows = store.rows("select split, count(*) as n from labels group by split")
     return {row["split"]: row["n"] for row in rows}

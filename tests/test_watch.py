@@ -27,21 +27,8 @@ BEST = [*EVERY, "evaluation.keep=best"]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return taught(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def store(made: Store, tmp_path: Path) -> Store:
-    """A copy of it that a test may spoil."""
-    shutil.copytree(made.root, tmp_path / "copy")
-    return Store(tmp_path / "copy" / "store")
-
-
-@pytest.fixture(autouse=True)
-def unwatched() -> None:
-    Watched.seen.clear()
-    Watched.stop_at = -1
+def made(taught_once: Store) -> Store:
+    return taught_once
 
 
 def figures(store: Store, model: str, name: str = "holdout_top1") -> dict[int, float]:

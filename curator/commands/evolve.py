@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,6 +20,9 @@ def evolve(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what there is to do; write nothing.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Decoding threads.", show_default="one a core")] = None,
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ... or auto.")] = "auto",
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Folder for TensorBoard's event files.", metavar="DIR")
+    ] = None,
     store: StoreOption = DEFAULT_STORE,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -32,7 +36,7 @@ def evolve(
     from curator import evolution
     from curator.store import Store
 
-    done = evolution.evolve(Store(store), plan, dry_run, threads, device)
+    done = evolution.evolve(Store(store), plan, dry_run, threads, device, tensorboard=tensorboard)
     document = {
         "plan": done.plan,
         "generations": done.generations,

@@ -14,15 +14,25 @@ from curator.commands.models import DeviceOption
 if TYPE_CHECKING:
     from curator.calibration import Calibration
     from curator.issues import Issues
+    from curator.store import Store
 
 _WORST = 10  # classes that are named
 
 
 @quality.command()
 def folds(
-    recipe: Annotated[str, typer.Option(help="Name of a recipe that comes with the tool, or a .toml file.")],
+    context: typer.Context,
+    recipe: Annotated[
+        str | None, typer.Option(help="Name of a recipe that comes with the tool, or a .toml file.")
+    ] = None,
+    file: Annotated[
+        str | None,
+        typer.Option("--from", help="Take the labels of another tool instead, as import-labels does.", metavar="FILE"),
+    ] = None,
     count: Annotated[int, typer.Option("--folds", metavar="K", help="Parts of the labeled split.")] = 5,
-    name: Annotated[str | None, typer.Option(help="Name of the run.", show_default="<recipe>-<K>")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the run.", show_default="<recipe>-<K>, or that of the file")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the folds; the recipe has that of the training.")] = 0,
     change: Annotated[
         list[str] | None,
@@ -41,9 +51,17 @@ def folds(
 
     Example: curator quality folds --recipe tiny-teacher --folds 5
     """
-    from curator import folds
-    from curator.errors import printable
+    from curator.errors import InputError, printable
     from curator.store import Store
+
+    if file is not None:
+        _import_held_out(context, Store(store), file, name, json)
+        return
+    if recipe is None:
+        raise InputError(
+            "neither a recipe to train by nor a file of labels is given", "--recipe tiny-teacher, or --from FILE"
+        )
+    from curator import folds
 
     done = folds.run(Store(store), recipe, count, name, seed, change, threads, None if pack == "none" else pack, device)
     lines = [f"run '{done.run}': {done.folds} folds, {done.trained} of them now, {done.images} images labeled"]
@@ -56,6 +74,29 @@ def folds(
     if done.failed:
         lines += [f"{done.failed} images cannot be read:", *(f"  {printable(problem)}" for problem in done.problems)]
     render.answer(done._asdict(), json, "\n".join(lines))
+
+
+def _import_held_out(context: typer.Context, store: Store, file: str, name: str | None, json: bool) -> None:
+    from curator import held_out
+    from curator.errors import InputError
+
+    options = {"recipe": "--recipe", "count": "--folds", "seed": "--seed", "change": "--set", "threads": "--threads"}
+    options |= {"pack": "--pack", "device": "--device"}
+    defaults = (None, "DEFAULT")
+    of_training = [
+        option
+        for key, option in options.items()
+        if getattr(context.get_parameter_source(key), "name", None) not in defaults
+    ]
+    if of_training:
+        raise InputError(f"{', '.join(of_training)} has no meaning beside --from", "leave it out; nothing is trained")
+    done = held_out.import_held_out(store, file, name)
+    text = f"run '{done.run}': {done.images} images labeled by another tool"
+    if done.top1 is not None:
+        text += f"; the most probable class is the given one for {done.top1:.1%} of them"
+    if done.missing:
+        text += f"\n{done.missing} labeled images are not in the file, and are not judged"
+    render.answer(done._asdict(), json, text)
 
 
 @quality.command()

@@ -1,0 +1,1 @@
+"""The pages of `curator app`: they ask the store through SQL, and write nothing but reviews."""
