@@ -28,6 +28,7 @@ from curator.commands import (  # noqa: F401 - importing registers the commands
     manifests,
     models,
     packs,
+    pages,
     recipes,
     report,
     sql,

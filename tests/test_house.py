@@ -31,6 +31,7 @@ ORDER = [
     "softlabels",
     "histogram",
     "drift",
+    "label_file",
     "labels",
     "held_out",
     "reviews",
@@ -95,6 +96,7 @@ ORDER = [
     "worklist",
     "audit",
     "domain",
+    "server",
     "commands",
     "commands.images",
     "commands.labels",
@@ -109,6 +111,7 @@ ORDER = [
     "commands.issues",
     "commands.disagreement",
     "commands.sql",
+    "commands.pages",
     "cli",
     "__main__",
 ]

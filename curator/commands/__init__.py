@@ -13,6 +13,7 @@ duplicates.py quality duplicates, quality leaks
 issues.py    quality folds, quality issues, quality calibration
 disagreement.py quality disagreement, quality queue, quality audit, quality domain
 sql.py       sql
+pages.py     app
 """
 
 from __future__ import annotations

@@ -1,0 +1,5 @@
+"""What streamlit runs for each click; see navigation.py."""
+
+from curator.app import navigation
+
+navigation.run()

@@ -1,0 +1,44 @@
+"""Texts from outside - file names, class names, reasons - as they are to be shown: as text, whatever they hold."""
+
+from __future__ import annotations
+
+import re
+
+import streamlit as st
+
+from curator.errors import CuratorError, printable
+
+_SIGNS = re.compile(r"([!-/:-@\[-`{-~])")
+_LONGEST = 200
+
+
+def plain(text: object, longest: int = _LONGEST) -> str:
+    """A text for a place that takes Markdown, in which nothing means anything.
+
+    Args:
+        text: The text; line ends, control and direction characters become visible.
+        longest: Characters that are shown; the middle of a longer one is left out.
+    """
+    return _SIGNS.sub(r"\\\1", short(text, longest))
+
+
+def short(text: object, longest: int = _LONGEST) -> str:
+    """A text for a place that takes it as it is."""
+    shown = printable(str(text))
+    half = (longest - 3) // 2
+    return shown if len(shown) <= longest else f"{shown[:half]}...{shown[-half:]}"
+
+
+def failed(error: CuratorError) -> None:
+    """Shows what went wrong, and the mend."""
+    st.error(plain(error.what, 1000), icon=":material/error:")
+    if error.mend:
+        st.text("What helps:")
+        st.code(error.mend, language=None, wrap_lines=True)
+
+
+def nothing(what: str, *commands: str) -> None:
+    """Says that there is nothing to show yet, and which commands change that."""
+    st.info(plain(what, 1000), icon=":material/info:")
+    for command in commands:
+        st.code(command, language="bash", wrap_lines=True)

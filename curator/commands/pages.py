@@ -1,0 +1,43 @@
+"""The command that starts the app."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption
+from curator.commands import app as commands
+
+
+@commands.command()
+def app(
+    port: Annotated[int | None, typer.Option(help="Port to listen on; by default the first free from 8501 on.")] = None,
+    address: Annotated[str, typer.Option(help="Address to listen on; only this machine reaches the default.")] = (
+        "127.0.0.1"
+    ),
+    store: StoreOption = DEFAULT_STORE,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Starts the pages to look at the store and to review images, until Ctrl-C.
+
+    Whoever reaches the address can look at every image and add decisions: there is no password.
+
+    Example: curator app --port 8600
+    """
+    import os
+    import sys
+
+    from curator import progress, render
+    from curator.server import ADDRESS, server
+    from curator.store import Store
+
+    found = server(Store(store), port, address)
+    if address != ADDRESS:
+        progress.say(f"listening on {address}: whoever reaches it can look at every image and add decisions")
+    render.answer({"url": found.url, "store": str(store)}, json, f"the app is at {found.url} (Ctrl-C stops it)")
+    sys.stdout.flush()
+    # streamlit has a greeting of its own, and standard output is for the answer
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.execve(found.command[0], found.command, dict(found.environment))

@@ -1,0 +1,49 @@
+"""The app as a whole: the command, the address, the order of imports, the states in which there is nothing to show."""
+
+import ast
+import socket
+from pathlib import Path
+
+from browser import Tab, browser, serve  # noqa: F401 - a fixture
+
+from curator.store import Store
+
+APP = Path(__file__).resolve().parent.parent / "app"
+# What pages share; a page imports of the app nothing else.
+SHARED = {"live", "links", "words", "tiles", "choices"}
+
+
+def test_pages_import_no_other_pages() -> None:
+    for file in APP.glob("*.py"):
+        if file.stem in {"main", "navigation", "__init__"}:
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                names = {node.module} if node.module else {alias.name for alias in node.names}
+                assert names <= SHARED, f"{file.name} imports {names - SHARED}"
+
+
+def test_a_port_that_is_taken_is_named(store: Store, process) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        answer = process("app", "--store", store.path, "--port", port)
+    assert answer.code == 2
+    assert f"port {port}" in answer.err
+    assert f"--port {port + 1}" in answer.err
+
+
+def test_no_store_no_app(tmp_path: Path, process) -> None:
+    answer = process("app", "--store", tmp_path / "none")
+    assert answer.code == 2
+    assert "curator init" in answer.err
+
+
+def test_the_address_is_the_answer(store: Store, browser) -> None:  # noqa: F811
+    with serve(store.path) as url:
+        log = next(store.path.parent.glob("app-*.log")).read_text()
+        assert log == f"the app is at {url} (Ctrl-C stops it)\n"
+        tab = Tab(browser, url).open()
+        assert "Overview" in tab.text
+        assert not tab.errors
