@@ -96,6 +96,7 @@ ORDER = [
     "worklist",
     "audit",
     "domain",
+    "situation",
     "server",
     "commands",
     "commands.images",

@@ -1,0 +1,105 @@
+"""Where a store stands on the route, and the steps that come next.
+
+tables --sql/overview_*.sql--> images per split, generations --> what is missing on the way to the next student
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# Answers a query of sql/ by its name.
+Ask = Callable[[str], list[dict[str, Any]]]
+
+
+class Step(NamedTuple):
+    """Something to do.
+
+    Attributes:
+        what: What it is for, as a sentence.
+        command: The command that does it; placeholders are in capitals.
+    """
+
+    what: str
+    command: str
+
+
+class Situation(NamedTuple):
+    """Where a store stands.
+
+    Attributes:
+        images: Rows of sql/overview_images.sql.
+        generations: Rows of sql/overview_generations.sql.
+        extent: The row of sql/overview_extent.sql.
+        steps: What comes next, the most urgent first.
+    """
+
+    images: list[dict[str, Any]]
+    generations: list[dict[str, Any]]
+    extent: dict[str, Any]
+    steps: list[Step]
+
+
+def situation(path: Path, scanned: bool, ask: Ask) -> Situation:
+    """Looks at a store.
+
+    Args:
+        path: Its folder, for the commands.
+        scanned: Whether anybody has looked for near-duplicates.
+        ask: Answers sql/NAME.sql over the store's views.
+    """
+    images, generations = ask("overview_images"), ask("overview_generations")
+    extent = ask("overview_extent")[0]
+    found = Situation(images, generations, extent, [])
+    store = "" if path == Path("store") else f" --store {shlex.quote(str(path))}"
+    return found._replace(steps=[Step(what, f"curator {command}{store}") for what, command in _steps(found, scanned)])
+
+
+def _steps(found: Situation, scanned: bool) -> list[tuple[str, str]]:
+    splits = {row["split"]: row["images"] for row in found.images}
+    if not splits:
+        return [
+            ("Images with a trusted class come first.", "add-images FOLDER --split labeled --labels folder"),
+            ("Then the pool of images without one.", "add-images FOLDER --split unlabeled"),
+            (
+                "And images that are never trained on, to measure with.",
+                "add-images FOLDER --split holdout --labels folder",
+            ),
+        ]
+    steps = []
+    for split, what, more in (
+        ("labeled", "There are no labeled images to train the first teacher on.", " --labels folder"),
+        ("unlabeled", "There is no pool to label.", ""),
+        (
+            "holdout",
+            "There is no holdout: nothing can be measured, calibrated or protected from leaks.",
+            " --labels folder",
+        ),
+    ):
+        if split not in splits and not (split == "labeled" and found.generations):
+            steps.append((what, f"add-images FOLDER --split {split}{more}"))
+    if not found.generations:
+        return [*steps, ("The first teacher can be trained.", "train --recipe RECIPE --name teacher")]
+    newest = found.generations[-1]
+    if newest["pool"] < splits.get("unlabeled", 0):
+        left = splits["unlabeled"] - newest["pool"]
+        what = f"Generation {newest['generation']} has not labeled {left:,} images of the pool."
+        steps.append((what, f"label --model {newest['model']}"))
+    extent = found.extent
+    if not scanned:
+        steps.append(
+            ("Nobody has looked for near-duplicates: images of the holdout may be in the pool.", "quality leaks")
+        )
+    if newest["pool"]:
+        if newest["holdout"] and newest["generation"] not in extent["calibrated"]:
+            what = f"The confidences of generation {newest['generation']} are not calibrated."
+            steps.append((what, "quality calibration"))
+        if not newest["manifests"]:
+            what = f"Generation {newest['generation']} has labels and no manifest."
+            steps.append((what, "build-manifest --per-class K"))
+        elif newest["generation"] not in extent["taught"]:
+            what = f"No student was trained on the manifest '{extent['manifest']}'."
+            steps.append((what, f"train --recipe RECIPE --manifest {extent['manifest']}"))
+    return steps
