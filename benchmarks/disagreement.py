@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from curator.store import Store
 CURATOR = str(Path(sys.executable).with_name("curator"))
 RESULT = Path(__file__).parent / "results" / "disagreement.md"
 HOLDOUT = 50_000
+Place = Callable[[pa.Table], pa.Table]
 PAGES = ("totals", "classes", "flips", "images", "images of one class", "holdout", "confusion")
 
 
@@ -92,8 +94,14 @@ def main() -> None:
         RESULT.write_text(text)
 
 
-def make(path: Path, rows: int) -> None:
-    """A store of so many pool images and a holdout, in two generations."""
+def make(path: Path, rows: int, place: Place = lambda table: table) -> None:
+    """A store of so many pool images and a holdout, in two generations.
+
+    Args:
+        path: Where it is made.
+        rows: Images of the pool.
+        place: Gives rows of the images table other places in shards.
+    """
     store = Store.create(path, [f"class{i:04d}" for i in range(CLASSES)])
     parts: dict[int, list[Path]] = {0: [], 1: []}
     pictures = []
@@ -127,7 +135,7 @@ def make(path: Path, rows: int) -> None:
         pictures.append(store.path / "images" / f"part-{number:05d}.parquet")
         split, label = np.where(held, "holdout", "unlabeled"), pa.array(truth, mask=~held)
         images = replaced(_images(ids, start), split=split, label=label)
-        pq.write_table(images, pictures[-1], compression="zstd", row_group_size=_GROUP)
+        pq.write_table(place(images), pictures[-1], compression="zstd", row_group_size=_GROUP)
     store.publish(store.delta("images"), pictures, "synthetic images")
     for generation, files in parts.items():
         publish(store, store.delta("labels"), files, generation)

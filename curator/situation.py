@@ -86,7 +86,9 @@ def _steps(found: Situation, scanned: bool) -> list[tuple[str, str]]:
     if newest["pool"] < splits.get("unlabeled", 0):
         left = splits["unlabeled"] - newest["pool"]
         what = f"Generation {newest['generation']} has not labeled {left:,} images of the pool."
-        steps.append((what, f"label --model {newest['model']}"))
+        labeled = f"label --model {newest['model']}"
+        imported = f"import-labels FILE --generation {newest['generation']} --model {newest['model']}"
+        steps.append((what, labeled if newest["has_weights"] else imported))
     extent = found.extent
     if not scanned:
         steps.append(

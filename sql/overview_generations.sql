@@ -2,7 +2,8 @@
 -- Inputs:  stored_labels, stored_images, stored_manifests, stored_models.
 -- Grain:   one row per generation that has a model or labels.
 --
--- top1 is the share of labeled holdout images to which the teacher gives their trusted class.
+-- has_weights is false where the labels came from another tool. top1 is the share of labeled holdout images to which the
+-- teacher gives their trusted class.
 with
 pool as (
     select
@@ -21,7 +22,9 @@ holdout as (
     group by l.generation
 ),
 models as (
-    select generation, arg_max(model, created_at) as model from stored_models group by generation
+    select generation, arg_max(model, created_at) as model, bool_or(weights is not null) as has_weights
+    from stored_models
+    group by generation
 ),
 manifests as (
     select generation, count(*) as manifests from stored_manifests group by generation
@@ -29,6 +32,7 @@ manifests as (
 select
     coalesce(p.generation, m.generation)::INT as generation,
     coalesce(p.model, m.model) as model,
+    coalesce(m.has_weights, false) as has_weights,
     coalesce(p.pool, 0) as pool,
     p.confidence,
     p.confident / nullif(p.pool, 0) as confident,
