@@ -106,9 +106,14 @@ def rows(name: str, values: Mapping[str, Any] | None = None, passing: tuple[str,
         values: Its parameters.
         passing: Which of PASSING it reads.
     """
-    return _rows(live().state(*passing), name, tuple((values or {}).items()))
+    return answer(queries.text(name), values, passing)
+
+
+def answer(query: str, values: Mapping[str, Any] | None = None, passing: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    """The answer of a query that is put together, as `rows`."""
+    return _rows(live().state(*passing), query, tuple((values or {}).items()))
 
 
 @st.cache_data(show_spinner=False, max_entries=500)
-def _rows(state: object, name: str, values: tuple[tuple[str, Any], ...]) -> list[dict[str, Any]]:
-    return live().ask(queries.text(name), **dict(values))
+def _rows(state: object, query: str, values: tuple[tuple[str, Any], ...]) -> list[dict[str, Any]]:
+    return live().ask(query, **dict(values))

@@ -7,7 +7,7 @@ import streamlit as st
 
 from curator.errors import CuratorError
 
-from . import overview
+from . import calibration, classes, disagreement, gallery, image, manifests, overview, review, sql, training
 from .links import use
 from .live import live
 from .words import failed, short
@@ -20,6 +20,23 @@ def run() -> None:
     st.set_page_config(page_title="curator", page_icon=":material/filter_alt:", layout="wide")
     sections = {
         "": [st.Page(overview.show, title="Overview", icon=":material/home:", url_path="overview", default=True)],
+        "Pool": [
+            st.Page(classes.show, title="Classes", icon=":material/bar_chart:", url_path="classes"),
+            st.Page(gallery.show, title="Gallery", icon=":material/photo_library:", url_path="gallery"),
+            st.Page(image.show, title="Image", icon=":material/image:", url_path="image"),
+        ],
+        "Quality": [
+            st.Page(review.show, title="Review", icon=":material/rate_review:", url_path="review"),
+            st.Page(disagreement.show, title="Disagreement", icon=":material/grid_on:", url_path="disagreement"),
+            st.Page(calibration.show, title="Calibration", icon=":material/straighten:", url_path="calibration"),
+        ],
+        "Training": [
+            st.Page(manifests.show, title="Manifests", icon=":material/list_alt:", url_path="manifests"),
+            st.Page(training.show, title="Training", icon=":material/show_chart:", url_path="training"),
+        ],
+        "Ask": [
+            st.Page(sql.show, title="SQL", icon=":material/database:", url_path="sql"),
+        ],
     }
     pages = {page.url_path or "overview": page for section in sections.values() for page in section}
     use(pages)

@@ -13,7 +13,7 @@ from curator.situation import Situation, situation
 from curator.store import ABSENT
 
 from .links import to
-from .live import live, rows
+from .live import answer, live
 from .words import plain, short
 
 _SPLITS = {"unlabeled": "Pool", "labeled": "Labeled", "holdout": "Holdout"}
@@ -23,7 +23,7 @@ def show() -> None:
     """The page."""
     st.title("Overview")
     now = live()
-    found = situation(now.store.path, dict(now.state())["duplicates"] != ABSENT, lambda name: _ask(name))
+    found = situation(now.store.path, dict(now.state())["duplicates"] != ABSENT, _ask)
     _figures(found)
     left, right = st.columns([2, 1], gap="large")
     with left:
@@ -34,8 +34,8 @@ def show() -> None:
         _next(found)
 
 
-def _ask(name: str) -> list[dict[str, Any]]:
-    return rows(name, passing=("reviews",) if name == "overview_extent" else ())
+def _ask(query: str) -> list[dict[str, Any]]:
+    return answer(query, passing=("reviews",) if "reviews" in query else ())
 
 
 def _figures(found: Situation) -> None:

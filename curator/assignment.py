@@ -9,11 +9,8 @@ Nothing is written here, and all mistakes that can be found before the first ste
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from typing import Any
-
-import numpy as np
 
 from curator import manifests, network, packs, phases
 from curator.errors import InputError
@@ -97,12 +94,10 @@ class Assignment:
     @property
     def identity(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one that wrote the checkpoint, by what to call it."""
-        labeled = self.labeled.records[np.arange(len(self.labeled))]
-        digest = hashlib.sha256(labeled["image_id"].tobytes() + labeled["classes"].tobytes())
         return {
             "recipe": self.recipe.model_dump_json(),
             "manifest": [rows.name for rows in self.rows],
-            "set of labeled images": digest.hexdigest(),
+            "set of labeled images": self.labeled.digest,
             "pack": [self.pack, *(rows.packed for rows in self.rows)],
             "--init": self.init,
         }

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from contextlib import closing
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -30,11 +30,18 @@ from curator.reviews import class_index
 from curator.schema import AUDITS
 from curator.store import CommitRaced, Store
 
+if TYPE_CHECKING:
+    import duckdb
+
 PER_CLASS = 50
 MIN_CONFIDENCE = 0.3
 EVERY = 2**31 - 1  # as a limit
 # Images that each stratum borrows from its class's mean, so that one with right answers alone is not taken for certain.
 _BORROWED = 2
+_SAMPLE = (
+    "select * from stored_audits where generation = $generation and seed = $seed and per_class = $per_class"
+    " and min_confidence = $min_confidence::FLOAT order by label, place"
+)
 
 
 class Key(NamedTuple):
@@ -106,24 +113,51 @@ def audit(
     label = None if class_name is None else class_index(store.classes(), class_name)
     with closing(store.connect()) as con:
         generation = selection.generation(con, generation)
-    key = Key(generation, seed, per_class, float(np.float32(min_confidence)))
-    sample = _sample(store, key)
-    is_new = sample is None
-    if sample is None:
-        sample = _draw(store, key)
-    with closing(store.connect()) as con:
-        con.register("sample", sample)
-        con.execute(f"create temp table decisions as {queries.text('decisions')}")
-        strata = queries.rows(con, queries.text("audit_strata"))
-        names = {row["label"]: row["class_name"] for row in queries.rows(con, "select * from classes")}
-        left = queries.rows(con, queries.text("audit_open"), label=label, limit=limit)
+        key = Key(generation, seed, per_class, float(np.float32(min_confidence)))
+        found = read(con, key, label, limit)
+    if found is None:
+        _draw(store, key)
+        with closing(store.connect()) as con:
+            found = read(con, key, label, limit)
+        assert found is not None, "a sample stays"
+        found = found._replace(is_new=True)
+    return found
+
+
+def drawn(con: duckdb.DuckDBPyConnection) -> list[Key]:
+    """The samples that are there, the newest first."""
+    query = (
+        "select generation, seed, per_class, min_confidence from stored_audits group by all order by max(drawn_at) desc"
+    )
+    return [Key(**row) for row in queries.rows(con, query)]
+
+
+def read(con: duckdb.DuckDBPyConnection, key: Key, label: int | None = None, limit: int = EVERY) -> Audit | None:
+    """What is known from a sample; nothing is written.
+
+    Args:
+        con: A connection with the store's relations; it gets the relations `sample` and `decisions`.
+        key: The sample.
+        label: The only class to return.
+        limit: Most open images to return.
+
+    Returns:
+        None where the sample was not drawn.
+    """
+    con.execute(f"create or replace temp table sample as {_SAMPLE}", key._asdict())
+    if not queries.rows(con, "select 1 from sample limit 1"):
+        return None
+    con.execute(f"create or replace temp table decisions as {queries.text('decisions')}")
+    strata = queries.rows(con, queries.text("audit_strata"))
+    names = {row["label"]: row["class_name"] for row in queries.rows(con, "select * from classes")}
+    left = queries.rows(con, queries.text("audit_open"), label=label, limit=limit)
     classes, decided = [], []
     for number, rows in groupby(strata, lambda row: row["label"]):
         found = list(rows)
         if label in (None, number):
             classes.append({"class_name": names.get(number, str(number))} | _figures(found))
             decided += found if classes[-1]["decided"] else []
-    return Audit(key, is_new, classes, _figures(decided), left)
+    return Audit(key, False, classes, _figures(decided), left)
 
 
 def write_sheet(found: Audit, file: Path) -> None:
@@ -193,18 +227,7 @@ def _figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return sums | estimate(by_class)._asdict()
 
 
-def _sample(store: Store, key: Key) -> pa.Table | None:
-    """The sample of a key, None where none was drawn."""
-    query = (
-        "select * from stored_audits where generation = $generation and seed = $seed and per_class = $per_class"
-        " and min_confidence = $min_confidence::FLOAT order by label, place"
-    )
-    with closing(store.connect()) as con:
-        found: pa.Table = con.sql(query, params=key._asdict()).to_arrow_table()
-    return found if found.num_rows else None
-
-
-def _draw(store: Store, key: Key) -> pa.Table:
+def _draw(store: Store, key: Key) -> None:
     """Draws and keeps the sample of a key; of two processes that draw the same one, the first is believed.
 
     Raises:
@@ -215,17 +238,17 @@ def _draw(store: Store, key: Key) -> pa.Table:
     with closing(store.connect()) as con:
         selection.prepare(con, Parameters(key.generation, per_class=1))  # the leaks, as build-manifest takes them
         query = queries.text("audit_draw")
-        drawn: pa.Table = con.sql(query, params=queries.bind(con, query, key._asdict())).to_arrow_table()
-    if not drawn.num_rows:
+        images: pa.Table = con.sql(query, params=queries.bind(con, query, key._asdict())).to_arrow_table()
+    if not images.num_rows:
         raise InputError(
             f"no image of generation {key.generation} has a confidence above {key.min_confidence:g}",
             "a lower --min-confidence, or label the pool: curator label --model NAME --split unlabeled",
         )
     same = key._asdict() | {"drawn_at": dt.datetime.now(dt.UTC)}
     columns = {
-        field.name: drawn[field.name].cast(field.type)
-        if field.name in drawn.column_names
-        else pa.array([same[field.name]] * drawn.num_rows, field.type)
+        field.name: images[field.name].cast(field.type)
+        if field.name in images.column_names
+        else pa.array([same[field.name]] * images.num_rows, field.type)
         for field in AUDITS.schema
     }
     sample = pa.table(columns, schema=AUDITS.schema)
@@ -236,8 +259,6 @@ def _draw(store: Store, key: Key) -> pa.Table:
         store.publish(table, [file], claim)
     except CommitRaced:
         file.unlink()
-        return _sample(store, key) or _draw(store, key)
     except BaseException:
         store.discard("audits", file)
         raise
-    return sample

@@ -76,6 +76,52 @@ class Calibration(NamedTuple):
     stored: bool
 
 
+class Reading(NamedTuple):
+    """What the holdout says of a generation's confidences, looked at without fitting or storing anything.
+
+    Attributes:
+        model: The model that gave the labels.
+        generation: Its generation.
+        images: N, holdout images that it labeled.
+        top1: Share of them whose top class is the true one.
+        nll: Mean -ln p of the true class, nats.
+        ece: Expected calibration error over 15 bins.
+        bins: See `reliability`.
+        fit: The stored fit that counts, a row of sql/calibration.sql; None where none is stored.
+        bins_after: The bins under its temperature; empty without one.
+        label: [N] the teacher's class.
+        confidence: [N] its confidence, float32.
+        right: [N] whether it is the true class.
+    """
+
+    model: str
+    generation: int
+    images: int
+    top1: float
+    nll: float
+    ece: float
+    bins: list[dict[str, float]]
+    fit: dict[str, Any] | None
+    bins_after: list[dict[str, float]]
+    label: npt.NDArray[np.int32]
+    confidence: npt.NDArray[np.float32]
+    right: Bools
+
+    def above(self, threshold: float, classes: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Images of each class with a confidence above a threshold, compared in float32, and the right ones of them.
+
+        Args:
+            threshold: The threshold.
+            classes: C, how many classes there are.
+
+        Returns:
+            Two arrays [C].
+        """
+        chosen = self.confidence > np.float32(threshold)
+        images = np.bincount(self.label[chosen], minlength=classes)
+        return images, np.bincount(self.label[chosen & self.right], minlength=classes)
+
+
 class Judged(NamedTuple):
     """Soft labels of N images with known classes, as logarithms; J = kept classes and one place for those cut.
 
@@ -174,6 +220,41 @@ def calibrate(
         min_confidence=min_confidence,
         classes=[_precise(each) for each in precision],
         stored=not (known or dry_run),
+    )
+
+
+def read(store: Store, generation: int) -> Reading | None:
+    """What the holdout says of a generation's confidences, and of the fit that is stored for them.
+
+    Args:
+        store: The store.
+        generation: The generation.
+
+    Returns:
+        The reading; None where the generation has no label of a holdout image.
+    """
+    with closing(store.connect()) as con:
+        rows = queries.compose(queries.steps("decisions", "trusted"), queries.text("calibration_rows"))
+        table = con.sql(rows, params={"generation": generation}).to_arrow_table()
+        if not table.num_rows:
+            return None
+        model = table["model"][0].as_py()
+        fits = queries.rows(con, queries.text("calibration"), generation=generation, model=model)
+    judged, right, confidence = _judged(table), table["is_right"].to_numpy(), table["confidence"].to_numpy()
+    bins = reliability(confidence, right)
+    return Reading(
+        model=model,
+        generation=generation,
+        images=len(right),
+        top1=float(right.mean()),
+        nll=float(judged.nll(1.0).mean()),
+        ece=ece(bins),
+        bins=bins,
+        fit=fits[0] if fits else None,
+        bins_after=reliability(judged.confidence(fits[0]["temperature"]), right) if fits else [],
+        label=table["label"].to_numpy(),
+        confidence=confidence,
+        right=right,
     )
 
 

@@ -7,7 +7,8 @@ Manifests of one store are compared whatever they were built from: only the rows
 
 from __future__ import annotations
 
-from pathlib import Path
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from curator import manifests, queries
@@ -17,7 +18,8 @@ from curator.store import Store
 if TYPE_CHECKING:
     import duckdb
 
-COUNTS = ("added", "removed", "relabeled", "copies_changed", "same")
+CHANGES = ("added", "removed", "relabeled", "copies_changed")
+COUNTS = (*CHANGES, "same")
 
 
 class Difference(NamedTuple):
@@ -62,26 +64,42 @@ def diff(store: Store, before: str, after: str) -> Difference:
     Raises:
         InputError: There is no manifest of such a name, or its files are not all there.
     """
-    paths = {
-        view: manifests.files(manifests.find(store, name)) for view, name in (("before", before), ("after", after))
-    }
-    con = store.connect()
-    try:
-        # Only counts leave the join, so the order of its rows is worth no memory.
-        con.execute("set preserve_insertion_order = false")
-        for view, files in paths.items():
-            _create_view(con, view, files)
+    with _joined(store, before, after) as con:
         found = queries.rows(con, queries.text("diff"))
         names = {row["label"]: row["class_name"] for row in queries.rows(con, "select * from classes")}
-    finally:
-        con.close()
     # The numbers of classes are of no use to a reader who has their names.
     return Difference(before, after, [{"class_name": _name(names, row.pop("label")), **row} for row in found])
 
 
-def _create_view(con: duckdb.DuckDBPyConnection, view: str, files: list[Path]) -> None:
-    rows = con.read_parquet([str(file) for file in files])
-    rows.select("image_id", "label", "copies").create_view(view)
+def images(store: Store, before: str, after: str, change: str, most: int) -> list[dict[str, Any]]:
+    """Some of the images that differ between two manifests, see sql/diff_images.sql.
+
+    Args:
+        store: The store.
+        before: Name of the one.
+        after: Name of the other.
+        change: One of CHANGES.
+        most: How many are given.
+
+    Raises:
+        InputError: There is no manifest of such a name, or its files are not all there.
+    """
+    with _joined(store, before, after) as con:
+        return queries.rows(con, queries.text("diff_images"), change=change, limit=most)
+
+
+@contextlib.contextmanager
+def _joined(store: Store, before: str, after: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection with the rows of both, as `before` and `after`."""
+    paths = {
+        view: manifests.files(manifests.find(store, name)) for view, name in (("before", before), ("after", after))
+    }
+    with contextlib.closing(store.connect()) as con:
+        # Only counts or a few rows leave the join, so the order of its rows is worth no memory.
+        con.execute("set preserve_insertion_order = false")
+        for view, files in paths.items():
+            con.read_parquet([str(file) for file in files]).create_view(view)
+        yield con
 
 
 def _name(names: dict[int, str], label: int) -> str:

@@ -11,6 +11,7 @@ from contextlib import closing
 from typing import Any, NamedTuple
 
 from curator import drift, queries, selection
+from curator.derived import Wanted
 from curator.errors import InputError, suggestion
 from curator.reviews import class_index
 from curator.schema import SPLITS
@@ -65,7 +66,9 @@ def between(
     if split not in SPLITS:
         raise InputError(f"the split '{split}' is unknown{suggestion(split, SPLITS)}", f"one of {', '.join(SPLITS)}")
     label = None if class_name is None else class_index(store.classes(), class_name)
-    wanted = _kept(store, generation)
+    wanted, kept = pair(store, generation)
+    if not kept:
+        drift.keep(store, wanted.generation)
     values = wanted._asdict() | {"split": split, "label": label, "limit": limit}
     with closing(store.connect()) as con:
 
@@ -98,8 +101,16 @@ def history(store: Store, image_id: int) -> list[dict[str, Any]]:
     raise InputError(f"there is no image {image_id}", 'curator sql "select image_id, uri from images limit 10"')
 
 
-def _kept(store: Store, generation: int | None) -> drift.Pair:
-    """The pair that is asked for; its tables are made where they are missing."""
+def pair(store: Store, generation: int | None = None) -> tuple[Wanted, bool]:
+    """A generation and the one before it, and whether the tables hold them as their labels are now; writes nothing.
+
+    Args:
+        store: The store.
+        generation: The later generation; the newest by default.
+
+    Raises:
+        InputError: The generation is unknown, or there is no earlier one.
+    """
     versions = store.versions()
     with closing(store.connect(versions)) as con:
         generation = selection.generation(con, generation)
@@ -110,6 +121,4 @@ def _kept(store: Store, generation: int | None) -> drift.Pair:
             f"generation {generation} is the first one, and there is nothing to compare it with",
             "curator label with a later model, or --generation with a later one",
         )
-    if not kept:
-        drift.keep(store, generation)
-    return wanted
+    return wanted, kept

@@ -1,7 +1,9 @@
 """Images that repeat each other, and images outside the holdout that show one of its pictures.
 
-    images: bytes, perceptual hash --+--> members of nodes --neighbors--> edges --+--> closest twin, leak --> duplicates
-    embeddings of one model ---------+                                            +--> groups (connected) ----^
+    images: bytes, perceptual hash --+--> members of nodes --neighbors--> edges --a look at both pictures-->
+    embeddings of one model ---------+
+        --> edges of copies --+--> closest twin, leak --> duplicates
+                              +--> groups (connected) ----^
 
 Each scan replaces the table in one commit. Its one file also says, in its footer, what the scan looked at and how, so
 that a scan that found nothing is a scan, too.
@@ -12,7 +14,9 @@ from __future__ import annotations
 import datetime as dt
 import json
 import uuid
+from collections.abc import Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -21,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curator import neighbors, progress, queries
+from curator import confirmation, neighbors, progress, queries
 from curator.errors import InputError
 from curator.schema import DUPLICATES
 from curator.store import Store, Versions
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 
 DISTANCE = 10
 COSINE = 0.8
+NEAREST = 16  # candidates of a picture that are looked at, of each split, by hash and by embedding
 SHOWN = 20
 _STRUCTURE = 8  # a hash of a photograph has 31 or 32 bits
 _FOOTER = b"curator.scan"
@@ -52,11 +57,13 @@ class Rule(NamedTuple):
         distance: Most differing bits of two perceptual hashes, 0 to 32.
         model: Name of the model whose embeddings are compared as well; None for none.
         cosine: Least cosine of two embeddings.
+        confirm: Whether pictures that are near each other by these are twins only where a look at both says so.
     """
 
     distance: int = DISTANCE
     model: str | None = None
     cosine: float = COSINE
+    confirm: bool = True
 
 
 _DEFAULT = Rule()
@@ -75,6 +82,12 @@ class Scan(NamedTuple):
         unreadable: Images that cannot be read, which have none either.
         plain: Of the checked ones, those without structure, compared by their bytes alone.
         embedded: Images whose embedding was compared.
+        compared: Pairs of pictures that were looked at; 0 where the rule asks for none.
+        rejected: Of these, those that are no copies.
+        cleared: Images that were near others, none of which is a copy.
+        unconfirmed: Pairs of which a picture could not be read: they count as copies.
+        crowded: Images with more than NEAREST candidates in a split, of which only the nearest were looked at.
+        problems: The first pictures that could not be read: image_id, uri, problem.
     """
 
     scan: str
@@ -86,6 +99,12 @@ class Scan(NamedTuple):
     unreadable: int
     plain: int
     embedded: int
+    compared: int = 0
+    rejected: int = 0
+    cleared: int = 0
+    unconfirmed: int = 0
+    crowded: int = 0
+    problems: Sequence[dict[str, Any]] = ()
 
 
 class Found(NamedTuple):
@@ -130,14 +149,16 @@ def last_scan(store: Store, version: int | None = None) -> Scan | None:
     for file in store.files("duplicates", version):
         stated = json.loads((pq.read_metadata(file).metadata or {}).get(_FOOTER, b"null"))
         if stated is not None:
-            return Scan(**stated | {"rule": Rule(**stated["rule"])})
+            # scans of earlier versions looked at no picture
+            return Scan(**stated | {"rule": Rule(**{"confirm": False} | stated["rule"])})
     return None
 
 
 def find(store: Store, rule: Rule = _DEFAULT, *, leaks_only: bool = False, dry_run: bool = False) -> Found:
     """Finds the images that repeat each other, and keeps the answer in the table `duplicates`.
 
-    A scan of the same images by the same rule, where the table holds it, is taken from there.
+    A scan of the same images by the same rule, where the table holds it and could read every picture, is taken from
+    there.
 
     Args:
         store: The store.
@@ -162,9 +183,9 @@ def find(store: Store, rule: Rule = _DEFAULT, *, leaks_only: bool = False, dry_r
     known = last_scan(store, versions["duplicates"])
     read = {name: versions[name] for name in ("images", *["embeddings"] * (rule.model is not None))}
     with closing(store.connect(versions)) as con:
-        if known is not None and (known.rule, known.versions) == (rule, read):
+        if known is not None and (known.rule, known.versions, known.unconfirmed) == (rule, read, 0):
             return _answer(con, known, leaks_only, True)
-        looked, rows = _scan(con, rule, read)
+        looked, rows = _scan(con, store.root, rule, read)
         con.execute("drop view if exists stored_duplicates")
         con.register("stored_duplicates", rows)
         if not dry_run:
@@ -172,7 +193,7 @@ def find(store: Store, rule: Rule = _DEFAULT, *, leaks_only: bool = False, dry_r
         return _answer(con, looked, leaks_only, not dry_run)
 
 
-def _scan(con: duckdb.DuckDBPyConnection, rule: Rule, versions: Versions) -> tuple[Scan, pa.Table]:
+def _scan(con: duckdb.DuckDBPyConnection, root: Path, rule: Rule, versions: Versions) -> tuple[Scan, pa.Table]:
     """Compares the images; gives the rows of the table `duplicates`."""
     query = queries.text("duplicate_members")
     con.execute(f"create temp table members as {query}", {"structure": _STRUCTURE})
@@ -180,6 +201,9 @@ def _scan(con: duckdb.DuckDBPyConnection, rule: Rule, versions: Versions) -> tup
         pairs = [_PAIRS.empty_table(), *_close(con, rule, lambda share: advance(round(50 * share)))]
     con.register("pairs", pa.concat_tables(pairs))
     con.execute(f"create temp table edges as {queries.text('duplicate_edges')}")
+    counts = queries.rows(con, queries.text("duplicate_coverage"), structure=_STRUCTURE)[0]
+    if rule.confirm:
+        counts |= _confirm(con, root)
     links = con.sql(f"select distinct a, b from ({queries.text('duplicate_links')})").fetchnumpy()
     con.register("groups", groups(links["a"], links["b"]))
     now = dt.datetime.now(dt.UTC)
@@ -191,8 +215,24 @@ def _scan(con: duckdb.DuckDBPyConnection, rule: Rule, versions: Versions) -> tup
         " order by t.image_id",
         params={"scan": scan, "now": now},
     ).to_arrow_table()
-    counts = queries.rows(con, queries.text("duplicate_coverage"), structure=_STRUCTURE)[0]
     return Scan(scan, rule, dict(versions), **counts), rows.cast(DUPLICATES.schema)
+
+
+def _confirm(con: duckdb.DuckDBPyConnection, root: Path) -> dict[str, Any]:
+    """Leaves the members and edges of pictures that are copies; gives what the scan states about the looks."""
+    con.execute(f"create temp table near as {queries.text('duplicate_near')}", {"most": NEAREST})
+    con.execute(f"create temp table candidates as {queries.text('duplicate_candidates')}", {"most": NEAREST})
+    links = con.sql("select node, other from candidates").fetchnumpy()
+    con.register("groups", groups(links["other"], links["node"]))
+    tables = queries.batches(con, queries.text("duplicate_places"), confirmation.BATCH)
+    kept, *counts = confirmation.look(tables, len(links["node"]), root)
+    con.register("pairs", kept.append_column("space", pa.repeat("bytes", kept.num_rows)))
+    con.execute(f"create temp table pictures as {queries.text('duplicate_pictures')}")
+    stated = queries.rows(con, queries.text("duplicate_looks"), most=NEAREST)[0]
+    con.execute("drop table members")
+    con.execute("alter table pictures rename to members")
+    con.execute(f"create or replace temp table edges as {queries.text('duplicate_edges')}")
+    return stated | dict(zip(confirmation.Looked._fields[1:], counts, strict=True))
 
 
 def _close(con: duckdb.DuckDBPyConnection, rule: Rule, advance: Any) -> list[pa.Table]:

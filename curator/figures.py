@@ -13,14 +13,11 @@ import math
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import cv2
 import numpy as np
 import numpy.typing as npt
-import simplejpeg
 
 from curator import account, manifests, plots, progress, queries
-from curator.decode import UnreadableImage, decode
-from curator.images import read_bytes
+from curator.thumbnails import thumbnail
 
 if TYPE_CHECKING:
     import duckdb
@@ -147,14 +144,7 @@ def _confidence(
 
 
 def _picture(store: Store, row: dict[str, Any]) -> Picture:
-    place = [row.pop(name) for name in ("shard", "byte_offset", "byte_length")]
-    try:
-        pixels = decode(read_bytes(store.root, row["uri"], *place))
-    except UnreadableImage as error:
-        return Picture(row, b"", str(error))
-    height, width, _ = pixels.shape
-    scale = PICTURE_SIDE / max(height, width)
-    if scale < 1:
-        size = max(round(width * scale), 1), max(round(height * scale), 1)
-        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-    return Picture(row, bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=85)), "")
+    jpeg, problem = thumbnail(store.root, row, PICTURE_SIDE)
+    for name in ("shard", "byte_offset", "byte_length"):
+        del row[name]
+    return Picture(row, jpeg, problem)

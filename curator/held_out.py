@@ -1,6 +1,6 @@
 """Soft labels of the labeled split from models that were trained without the image: rows of the table, and an import.
 
-    a file of another tool --labels.soft_labels, sql/held_out_rows.sql--> rows of the table held_out, in one commit
+    a file of another tool --label_file.read, sql/held_out_rows.sql--> rows of the table held_out, in one commit
 
 folds.py makes such labels here. Both kinds are what `curator quality issues` judges given labels by.
 """
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curator import labels, queries, softlabels
+from curator import label_file, queries, softlabels
 from curator.errors import InputError
 from curator.lock import alone
 from curator.schema import HELD_OUT
@@ -58,11 +58,11 @@ def import_held_out(store: Store, file: str, run: str | None = None) -> HeldOut:
     with alone(folder, f"making the run of folds '{run}'"):
         if any(folder.iterdir()) or store.rows("select 1 from held_out where run = $run limit 1", run=run):
             raise InputError(f"there is a run of folds '{run}'", "give another --name; runs are never changed")
-        rejected = labels.Rejected(0)
+        rejected = label_file.Rejected(0)
         found: list[pa.Table] = []
         with (
             closing(store.connect()) as con,
-            closing(labels.soft_labels(store, con, file, "held_out_rows", {}, rejected)) as batches,
+            closing(label_file.read(store, con, file, "held_out_rows", {}, rejected)) as batches,
         ):
             for summary, images in batches:
                 found.append(table(summary, images["image_id"].to_numpy(), run, IMPORTED))

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curator import drift, engines, progress, queries, softlabels
+from curator import engines, progress, publication, queries, softlabels
 from curator.engines import Engine
 from curator.errors import CuratorError, InputError, some, suggestion
 from curator.inference import Predictions, pictures, predict
@@ -189,7 +189,7 @@ class _Run:
             publish(self.store, self.table, parts, self.generation)
         ranks.wait()
         if parts and ranks.first:  # after the others are let go, because it may take minutes
-            drift.follow(self.store, self.generation)
+            publication.follow(self.store, self.generation)
         if total and not images and not resumed and not already:
             raise InputError(
                 f"none of the {total} images can be read: {some(problems)}", "check that the files are where they were"

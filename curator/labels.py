@@ -15,17 +15,16 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curator import drift, progress, queries, softlabels, sources
+from curator import label_file, publication, queries, softlabels
 from curator.errors import InputError
 from curator.histogram import Histogram
 from curator.schema import LABELS, MODELS
@@ -35,11 +34,9 @@ if TYPE_CHECKING:
     import deltalake
     import duckdb
 
-_IMPORT_BATCH = 2048
 _ROW_GROUP = 122_880
 _ROW_GROUP_BYTES = 64 << 20  # in memory, where rows are long; 11,000 full distributions over 1000 classes
 _PART_ROWS = 4_000_000
-_NAMED_PROBLEMS = 100
 _COUNTS = b"curator.confidences"  # in the footer of a part: its generation and the counts of its pool's confidences
 
 
@@ -204,9 +201,9 @@ def import_labels(store: Store, file: str, generation: int, model: str, max_reje
         known = check_generation(con, generation, model)
         if not known and queries.rows(con, "select 1 from labels where generation = $g limit 1", g=generation):
             _register(store, model, generation)  # an earlier import died between its two commits
-        rejected = Rejected(max_rejected, ", or leave up to N of them out with --max-rejected N")
+        rejected = label_file.Rejected(max_rejected, ", or leave up to N of them out with --max-rejected N")
         parts = _Parts(staging, len(store.classes()))
-        with closing(soft_labels(store, con, file, "import_rows", {"generation": generation}, rejected)) as batches:
+        with closing(label_file.read(store, con, file, "import_rows", {"generation": generation}, rejected)) as batches:
             for summary, images in batches:
                 ids, splits = images["image_id"].to_numpy(), images["split"].to_pylist()
                 parts.write(softlabels.table(summary, ids, generation, model, splits))
@@ -217,55 +214,8 @@ def import_labels(store: Store, file: str, generation: int, model: str, max_reje
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         con.close()
-    drift.follow(store, generation)
+    publication.follow(store, generation)
     return Imported(generation, rejected.total - rejected.count, rejected.count, rejected.first)
-
-
-def soft_labels(
-    store: Store,
-    con: duckdb.DuckDBPyConnection,
-    file: str,
-    query: str,
-    values: Mapping[str, Any],
-    rejected: Rejected,
-) -> Generator[tuple[softlabels.Summary, pa.Table]]:
-    """The usable rows of a file of soft labels, batch by batch.
-
-    Args:
-        store: The store.
-        con: A connection to it, which gets the relation `keyed`.
-        file: As for `import_labels`.
-        query: File of sql/ that gives row, image_id, split and problem of each row of `keyed`, in its order.
-        values: Its parameters.
-        rejected: Takes the rows that are not usable.
-
-    Yields:
-        Soft labels, and the query's rows of their images.
-
-    Raises:
-        InputError: The store has no classes, or the file no rows; or, after the last batch, more rows were not usable than
-            may be left out, or none was.
-    """
-    classes = len(store.classes())
-    if not classes:
-        raise InputError("the store has no classes yet", "curator init --classes FILE, or add labeled images first")
-    keys, total = _rows_of(con, Path(file), queries.text(query), values)
-    with progress.progress("importing soft labels", total, "rows") as advance:
-        for batch in sources.table_batches(Path(file), (), rows=_IMPORT_BATCH):
-            images = keys.take(batch.num_rows)
-            summary, good, bad = softlabels.read(batch, classes, store.settings.kept_classes)
-            bad |= {place: reason for place, reason in enumerate(images["problem"].to_pylist()) if reason}
-            rejected.add(batch.num_rows, bad)
-            usable = np.setdiff1d(good, np.fromiter(bad, np.int64, len(bad)))
-            if len(usable) and not rejected.too_many:
-                yield summary.take(np.searchsorted(good, usable)), images.take(pa.array(usable))
-            advance(batch.num_rows)
-    if rejected.too_many or rejected.count == total:
-        raise InputError(
-            f"{rejected.count} of {total} rows of '{file}' are not usable; nothing was imported (counting from 0): "
-            f"{rejected}",
-            f"correct them{rejected.instead}",
-        )
 
 
 def _publish_import(
@@ -293,47 +243,6 @@ def _register(store: Store, model: str, generation: int) -> None:
         store.append("models", pa.Table.from_pylist([row], MODELS.schema))
 
 
-def _rows_of(
-    con: duckdb.DuckDBPyConnection, file: Path, query: str, values: Mapping[str, Any]
-) -> tuple[_Rows, int]:
-    """What a query says of the image of each row of the file, in the file's order, and the number of rows.
-
-    Raises:
-        InputError: The file names no images, or has no rows.
-    """
-    first = next(sources.table_batches(file, ()), None)
-    names = first.schema.names if first is not None else []
-    key = next((name for name in ("image_id", "uri") if name in names), None)
-    if first is None or key is None:
-        has = f"its columns are {', '.join(names)}" if names else "it has no rows"
-        raise InputError(f"'{file}' has no column 'image_id' or 'uri' ({has})", "name the image of each row")
-    kind = first.schema.field(key).type
-    text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind)
-    if not (pa.types.is_integer(kind) if key == "image_id" else text):
-        raise InputError(f"the column '{key}' of '{file}' holds {kind}", "write image_id as int64, uri as string")
-    con.execute(f"create temp table given (row BIGINT, {key} {'BIGINT' if key == 'image_id' else 'VARCHAR'})")
-    total = 0
-    for batch in sources.table_batches(file, (key,), columns=[key]):
-        # An unsigned number above the signed ones wraps to one that no image has.
-        values = batch.column(key).cast(pa.int64() if key == "image_id" else pa.string(), safe=False)
-        numbered = pa.table({"row": np.arange(total, total + batch.num_rows), key: values})
-        con.register("given_batch", numbered)
-        con.execute("insert into given from given_batch")
-        con.unregister("given_batch")
-        total += batch.num_rows
-    if not total:
-        raise InputError(f"'{file}' has no rows", "write one row per image")
-    if key == "image_id":
-        con.execute("create temp view keyed as from given")
-    else:
-        con.execute(
-            "create temp table keyed as select g.row, i.image_id from given as g"
-            " left join stored_images as i on i.uri = g.uri"
-        )
-    reader = con.sql(query, params=dict(values)).to_arrow_reader(_IMPORT_BATCH)
-    return _Rows(reader), total
-
-
 class _Parts:
     """Writes rows as parts in a folder, a new part whenever one is large enough."""
 
@@ -354,48 +263,3 @@ class _Parts:
             self._done.append(self._writer.finish())
             self._writer = None
         return self._done
-
-
-class Rejected:
-    """The rows of a file that were left out: how many, and the first of them.
-
-    Args:
-        most: How many may be.
-        instead: What a user may do instead of correcting them.
-    """
-
-    def __init__(self, most: int, instead: str = "") -> None:
-        self._most = most
-        self.instead = instead
-        self.total = self.count = 0
-        self.first: list[str] = []
-
-    @property
-    def too_many(self) -> bool:
-        """Whether more were left out than may be."""
-        return self.count > self._most
-
-    def add(self, rows: int, bad: Mapping[int, str]) -> None:
-        """Takes in the next rows of the file: how many, and what is wrong with some of them by their places."""
-        self.count += len(bad)
-        room = _NAMED_PROBLEMS - len(self.first)
-        self.first += [f"row {self.total + place} {reason}" for place, reason in sorted(bad.items())[:room]]
-        self.total += rows
-
-    def __str__(self) -> str:
-        more = f" and {self.count - 10} more" if self.count > 10 else ""
-        return ", ".join(self.first[:10]) + more
-
-
-class _Rows:
-    """Hands out a reader's rows in the sizes asked for."""
-
-    def __init__(self, reader: pa.RecordBatchReader) -> None:
-        self._reader = reader
-        self._waiting = pa.Table.from_batches([], reader.schema)
-
-    def take(self, n: int) -> pa.Table:
-        while self._waiting.num_rows < n:
-            self._waiting = pa.concat_tables([self._waiting, pa.Table.from_batches([self._reader.read_next_batch()])])
-        taken, self._waiting = self._waiting.slice(0, n), self._waiting.slice(n)
-        return taken

@@ -69,6 +69,7 @@ class ManifestLoader:
         cache_bytes: Decoded images are kept in memory if all of them fit into that many bytes: each that is no larger
             than its share of it.
         max_failures: Share of the rows that may be unreadable before the run stops.
+        reviews: Version of the reviews that the labeled rows were read at, for the state.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class ManifestLoader:
         threads: int | None = None,
         cache_bytes: int = CACHE_BYTES,
         max_failures: float = 0.001,
+        reviews: int | None = None,
     ) -> None:
         _expect_sensible(rank, world, threads, max_failures, [count for _, count in streams])
         self.root = root
@@ -93,6 +95,8 @@ class ManifestLoader:
         self.classes = classes
         self.seed = seed
         self.rank, self.world = rank, world
+        self.reviews = reviews
+        self._labeled = [rows.digest for rows, _ in self.streams if rows.name == "labeled"]
         self.threads = threads or os.cpu_count() or 1
         self.statistics = Statistics()
         rows = sum(len(rows) for rows, _ in self.streams)
@@ -114,6 +118,7 @@ class ManifestLoader:
         labeled_batch: int = 0,
         augmentation: Augmentation | None = None,
         pack: str | None = "auto",
+        reviews: int | None = None,
         **options: Any,
     ) -> ManifestLoader:
         """A loader for a loop of your own.
@@ -127,6 +132,7 @@ class ManifestLoader:
             augmentation: Noise, of the same size; a random resized crop and a flip by default.
             pack: The pack to read images from where it has them, None for the originals; "auto" takes the one that
                 `packs.fitting` finds.
+            reviews: Version of the reviews that labeled rows are read at, as a state names it; the newest by default.
             options: Of the constructor: seed, rank, world, threads, cache_bytes, max_failures.
 
         Raises:
@@ -139,10 +145,12 @@ class ManifestLoader:
         pack = packs.chosen(store, pack, size)
         streams = []
         if manifest is None or labeled_batch:
-            streams.append((Rows.labeled(store, pack), batch_size if manifest is None else labeled_batch))
+            reviews = store.versions()["reviews"] if reviews is None else reviews
+            labeled = Rows.labeled(store, pack, versions={"reviews": reviews})
+            streams.append((labeled, batch_size if manifest is None else labeled_batch))
         if manifest is not None:
             streams.append((Rows.manifest(store, manifest, pack), batch_size))
-        return cls(store.root, streams, how, len(store.classes()), **options)
+        return cls(store.root, streams, how, len(store.classes()), reviews=reviews, **options)
 
     @property
     def batch_size(self) -> int:
@@ -166,8 +174,15 @@ class ManifestLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands: behind the batch that was given out last."""
-        rows = self.streams[-1][0].name
-        return {"epoch": self.epoch, "position": self.position, "seed": self.seed, "rows": rows, "packs": self._packs}
+        return {
+            "epoch": self.epoch,
+            "position": self.position,
+            "seed": self.seed,
+            "rows": self.streams[-1][0].name,
+            "packs": self._packs,
+            "labeled": self._labeled,
+            "reviews": self.reviews,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a state; threads, ranks and batch size may be others than when it was written.
@@ -186,6 +201,11 @@ class ManifestLoader:
             raise InputError(
                 f"the loader's state is of other pictures: packs and their images {state['packs']}, now {self._packs}",
                 "open the loader with the pack of before (pack=None for none); an extended pack cannot be taken back",
+            )
+        if state.get("labeled", self._labeled) != self._labeled:
+            raise InputError(
+                "the loader's state is of other labeled images: some were added since, or decided about",
+                f"reviews={state['reviews']} leaves out later decisions; added images stay, so begin anew",
             )
         self._position = int(state["epoch"]) * rows.length + int(state["position"])
 

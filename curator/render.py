@@ -9,7 +9,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from curator import progress
 from curator.errors import InputError, printable
@@ -93,22 +93,28 @@ def stream(reader: pa.RecordBatchReader, form: str) -> None:
     Raises:
         InputError: The answer holds something that the format cannot show.
     """
-    names = _distinct(reader.schema.names)
+    names = distinct(reader.schema.names)
     if form == "table":
         _stream_table(_rows(reader, names), names)
     elif form == "parquet":
         _stream_parquet(reader, names)
     elif form == "csv":
-        import csv
-
-        lines = csv.writer(sys.stdout, lineterminator="\n")
-        lines.writerow(names)
-        lines.writerows([_csv_cell(value) for value in row.values()] for row in _rows(reader, names))
+        write_csv(sys.stdout, _rows(reader, names), names)
     else:
         _stream_json(_rows(reader, names), form == "json")
 
 
-def _distinct(names: Sequence[str]) -> list[str]:
+def write_csv(to: TextIO, rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> None:
+    """Writes rows as CSV, with a line of names: lists and maps as JSON, null as nothing."""
+    import csv
+
+    lines = csv.writer(to, lineterminator="\n")
+    lines.writerow(names)
+    lines.writerows([_csv_cell(value) for value in row.values()] for row in rows)
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Names with a number behind those that stood there before, as in DuckDB's tables."""
     found: list[str] = []
     for name in names:
         number = 0

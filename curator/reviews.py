@@ -13,7 +13,7 @@ import getpass
 import os
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
@@ -22,7 +22,11 @@ from curator.errors import InputError, some, suggestion
 from curator.schema import DECISIONS, REVIEWS
 from curator.store import Store
 
+if TYPE_CHECKING:
+    import deltalake
+
 COLUMNS = ("image_id", "uri", "decision", "new_label", "reviewer", "reason")
+Review = dict[str, Any]  # a row of the table
 _SHOWN = 10  # wrong rows that a message names
 
 
@@ -41,8 +45,8 @@ def add_review(
     new_label: str | None = None,
     reviewer: str | None = None,
     reason: str | None = None,
-) -> dict[str, object]:
-    """Records one decision.
+) -> Review:
+    """Records one decision on the newest label of an image.
 
     Args:
         store: The store.
@@ -58,23 +62,54 @@ def add_review(
     Raises:
         InputError: The image, decision or class is unknown, or a class is given where none belongs.
     """
-    label = _judge(store.classes(), decision, new_label)
-    known = abs(image_id) < 2**63 and store.rows("select 1 from images where image_id = $id", id=image_id)
-    if not known:
+    with closing(store.connect()) as con:
+        classes = [row["class_name"] for row in queries.rows(con, "select class_name from classes order by label")]
+        label = _judge(classes, decision, new_label)
+        found = _images(con, [{"line": 1, "image_id": str(image_id), "uri": ""}])
+    if not found:
         raise InputError(f"there is no image {image_id}", 'curator sql "select image_id, uri from images limit 10"')
-    newest = store.rows(
-        "select max(generation) as generation from labels where image_id = $image_id", image_id=image_id
-    )
-    row = {
+    return record(store, image_id, found[0]["generation"], decision, label, reviewer, reason)
+
+
+def record(
+    store: Store,
+    image_id: int,
+    generation: int | None,
+    decision: str,
+    new_label: int | None = None,
+    reviewer: str | None = None,
+    reason: str | None = None,
+    opened: deltalake.DeltaTable | None = None,
+) -> Review:
+    """Records a decision of somebody who has just seen the image: nothing is looked up, so it takes no time.
+
+    Args:
+        store: The store.
+        image_id: An image of the store.
+        generation: Whose label was judged; None for none.
+        decision: As in `add_review`.
+        new_label: Class index, for a relabel.
+        reviewer: As in `add_review`.
+        reason: As in `add_review`.
+        opened: See `Store.append`.
+
+    Returns:
+        The row; it is in the table, and later readers find it.
+
+    Raises:
+        InputError: It is no decision, or one that does not go with the class.
+    """
+    _check(decision, new_label is not None)
+    row: Review = {
         "image_id": image_id,
-        "generation": newest[0]["generation"],
+        "generation": generation,
         "decision": decision,
-        "new_label": label,
-        "reviewer": reviewer or _login(),
+        "new_label": new_label,
+        "reviewer": reviewer or login(),
         "reason": reason,
         "decided_at": dt.datetime.now(dt.UTC),
     }
-    store.append("reviews", pa.Table.from_pylist([row], REVIEWS.schema))
+    _append(store, [row], opened)
     return row
 
 
@@ -99,7 +134,7 @@ def add_reviews(store: Store, file: str, reviewer: str | None = None) -> Taken:
         found = {row["line"]: row for row in images}
     seen: dict[int, int] = {}
     rows = []
-    who, now = reviewer or _login(), dt.datetime.now(dt.UTC)
+    who, now = reviewer or login(), dt.datetime.now(dt.UTC)
     for row in filled:
         line, known = row["line"], found.get(row["line"])
         try:
@@ -125,9 +160,14 @@ def add_reviews(store: Store, file: str, reviewer: str | None = None) -> Taken:
             "correct these lines, and give the whole file again",
         )
     if rows:
-        store.append("reviews", pa.Table.from_pylist(rows, REVIEWS.schema))
+        _append(store, rows)
     counts = {decision: sum(row["decision"] == decision for row in rows) for decision in DECISIONS}
     return Taken(len(rows), len(given) - len(filled), counts)
+
+
+def _append(store: Store, rows: list[Review], opened: deltalake.DeltaTable | None = None) -> None:
+    """Adds decisions in one commit, and puts the table's files together when they have become many."""
+    store.gather(store.append("reviews", pa.Table.from_pylist(rows, REVIEWS.schema), opened))
 
 
 def _judge(classes: list[str], decision: str, new_label: str | None) -> int | None:
@@ -136,17 +176,21 @@ def _judge(classes: list[str], decision: str, new_label: str | None) -> int | No
     Raises:
         InputError: It is no decision, or one that does not go with the class.
     """
+    _check(decision, new_label is not None)
+    return None if new_label is None else class_index(classes, new_label)
+
+
+def _check(decision: str, has_label: bool) -> None:
     if decision not in DECISIONS:
         raise InputError(
             f"the decision '{decision}' is unknown{suggestion(decision, DECISIONS)}",
             f"one of {', '.join(DECISIONS)}",
         )
-    if (decision == "relabel") != (new_label is not None):
+    if (decision == "relabel") != has_label:
         raise InputError(
             "a relabel needs a class, and only a relabel",
             "--decision relabel --new-label CLASS, or leave --new-label out",
         )
-    return None if new_label is None else class_index(classes, new_label)
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
@@ -197,7 +241,7 @@ def _images(con: Any, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return queries.rows(con, queries.text("review_images"))
 
 
-def _login() -> str:
+def login() -> str:
     """The user's login name, or the user's number where the system knows no name, as in many containers."""
     try:
         return getpass.getuser()

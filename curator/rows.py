@@ -5,6 +5,7 @@ position in the endless sequence of passes -> keyed shuffle -> run of copies -> 
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,6 +170,12 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of images and classes, for rows in memory."""
+        found = self.records[np.arange(len(self))]
+        return hashlib.sha256(found["image_id"].tobytes() + found["classes"].tobytes()).hexdigest()
 
     def at(self, positions: Ints, seed: int) -> Ints:
         """Row numbers [N] of positions [N] in the endless sequence of passes, each pass shuffled anew."""

@@ -272,6 +272,38 @@ CHANGES = Table(
     ),
 )
 
+BROWSE = Table(
+    "browse",
+    "one row per image and generation, sorted by split, class and confidence",
+    (
+        Column("image_id", pa.int64(), "the image"),
+        Column("generation", pa.int16(), "generation of the label"),
+        Column("split", pa.string(), "the image's split when it was labeled"),
+        Column("label", pa.int16(), "top-1 class"),
+        Column("confidence", pa.float32(), "as in labels"),
+        Column("margin", pa.float32(), "as in labels"),
+        Column("entropy", pa.float32(), "as in labels"),
+        Column("uri", pa.string(), "where it is, as in images"),
+        Column("shard", pa.string(), "tar file, or null"),
+        Column("byte_offset", pa.int64(), "first byte in the shard, or null"),
+        Column("byte_length", pa.int64(), "bytes in the shard, or null"),
+        Column("basis", pa.string(), "digest of the names of the label files that it was sorted from"),
+    ),
+)
+
+HISTOGRAMS = Table(
+    "histograms",
+    "one row per generation, split, class and step of confidence that holds an image",
+    (
+        Column("generation", pa.int16(), "generation of the labels"),
+        Column("split", pa.string(), "split of the images"),
+        Column("label", pa.int16(), "top-1 class"),
+        Column("step", pa.int16(), "confidence in steps of 0.02, 0 to 49; 0.02 itself counts in the second step"),
+        Column("images", pa.int64(), "how many images"),
+        Column("basis", pa.string(), "as in browse"),
+    ),
+)
+
 AUDITS = Table(
     "audits",
     "one row per sampled image: which images a precision is estimated from, drawn before anybody looked",
@@ -295,7 +327,7 @@ TABLES = {
     for table in (
         IMAGES, LABELS, REVIEWS, MODELS, METRICS, CLASSES, MANIFESTS, PACKED, DUPLICATES, EMBEDDINGS, HELD_OUT,
         CALIBRATIONS,
-        DRIFT, CHANGES, AUDITS,
+        DRIFT, CHANGES, BROWSE, HISTOGRAMS, AUDITS,
     )
 }  # fmt: skip
 

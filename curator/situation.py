@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Answers a query of sql/ by its name.
+from curator import queries
+
+# Answers a query over the store's views.
 Ask = Callable[[str], list[dict[str, Any]]]
 
 
@@ -48,11 +50,11 @@ def situation(path: Path, scanned: bool, ask: Ask) -> Situation:
     Args:
         path: Its folder, for the commands.
         scanned: Whether anybody has looked for near-duplicates.
-        ask: Answers sql/NAME.sql over the store's views.
+        ask: Answers a query over the store's views.
     """
-    images, generations = ask("overview_images"), ask("overview_generations")
-    extent = ask("overview_extent")[0]
-    found = Situation(images, generations, extent, [])
+    generations = queries.compose(queries.steps("decisions", "trusted"), queries.text("overview_generations"))
+    images, extent = ask(queries.text("overview_images")), ask(queries.text("overview_extent"))[0]
+    found = Situation(images, ask(generations), extent, [])
     store = "" if path == Path("store") else f" --store {shlex.quote(str(path))}"
     return found._replace(steps=[Step(what, f"curator {command}{store}") for what, command in _steps(found, scanned)])
 

@@ -21,6 +21,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote
@@ -49,9 +50,15 @@ _UNFIT = re.compile(r"[][|^\\\x00-\x1f\x7f\ud800-\udfff]|%[0-9A-Fa-f]{2}")
 # Where a table's name is also the name of a folder of artefacts, the table lies beside it.
 _TABLE_FOLDERS = {name: name for name in TABLES} | {"manifests": "manifest_table", "models": "model_table"}
 # Made when something is first written to them; until then they are empty.
-_LATER = {"packed", "duplicates", "embeddings", "held_out", "calibrations", "drift", "changes", "audits"}
+_LATER = {
+    "packed", "duplicates", "embeddings", "held_out", "calibrations", "drift", "changes", "browse", "histograms",
+    "audits",
+}  # fmt: skip
 # The version of a table that a store does not have yet.
 ABSENT = -1
+# A table with more files below so many bytes than this is put together, see Store.gather.
+_MOST_SMALL, _SMALL = 100, 2**23
+_ZSTD = deltalake.WriterProperties(compression="ZSTD")
 
 Versions = Mapping[str, int]
 
@@ -269,12 +276,35 @@ class Store:
         finally:
             con.close()
 
-    def append(self, table: str, rows: pa.Table | pa.RecordBatchReader) -> None:
-        """Adds rows to a table in one commit, columns in the order of the schema."""
+    def append(
+        self, table: str, rows: pa.Table | pa.RecordBatchReader, opened: deltalake.DeltaTable | None = None
+    ) -> deltalake.DeltaTable:
+        """Adds rows to a table in one commit, columns in the order of the schema.
+
+        Args:
+            table: Name of the table.
+            rows: The rows.
+            opened: The table, for who has it open, at any version; opening it is half of the time that a row takes.
+
+        Returns:
+            The table as it is then.
+        """
         if table in _LATER:
             self.make(table)
-        zstd = deltalake.WriterProperties(compression="ZSTD")
-        deltalake.write_deltalake(self.delta(table), rows, mode="append", writer_properties=zstd)
+        grown = self.delta(table) if opened is None else opened
+        deltalake.write_deltalake(grown, rows, mode="append", writer_properties=_ZSTD)
+        return grown
+
+    def gather(self, table: deltalake.DeltaTable) -> None:
+        """Puts the rows of a table's small files into one, where there are many: each of them costs every reader time.
+
+        The files stay where they are, so older versions can be read. Of processes that do this at once one wins, and
+        whoever appends meanwhile loses nothing.
+        """
+        sizes = pa.table(table.get_add_actions())["size_bytes"].to_pylist()
+        if sum(size < _SMALL for size in sizes) > _MOST_SMALL:
+            with suppress(CommitFailedError):  # another process has done it
+                table.optimize.compact(target_size=_SMALL, writer_properties=_ZSTD)
 
     def make(self, table: str) -> None:
         """Makes a table that the store is too old to have; beside its place, so that a kill leaves no half table."""

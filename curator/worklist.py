@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from curator import drift, issues, manifests, queries, selection
 from curator.account import MANY_COPIES
+from curator.errors import InputError, suggestion
 from curator.manifests import Manifest
 from curator.parameters import Parameters
 from curator.reviews import class_index
@@ -33,47 +34,57 @@ class Worklist(NamedTuple):
         generation: The generation that the reasons are of.
         manifest: The newest manifest, whose copies count; None where there is none.
         images: Rows of sql/worklist.sql, the highest value first.
+        compared: Whether the flips are complete: the generation is compared with the one before it, or is the first.
     """
 
     generation: int
     manifest: str | None
     images: list[dict[str, Any]]
+    compared: bool
 
 
-def worklist(store: Store, limit: int = 50, class_name: str | None = None) -> Worklist:
+def worklist(
+    store: Store, limit: int = 50, class_name: str | None = None, reason: str | None = None, compare: bool = True
+) -> Worklist:
     """Lists images by what a look at them is worth, see sql/worklist.sql.
 
     Args:
         store: The store.
         limit: Most images.
         class_name: Name or index of the only class to list.
+        reason: The only one of REASONS to list.
+        compare: Whether to make the comparison with the generation before it, and keep it, where it is missing.
 
     Raises:
-        InputError: The class is unknown, or no generation has labels yet.
+        InputError: The class or reason is unknown, or no generation has labels yet.
     """
+    if reason not in (None, *REASONS):
+        raise InputError(
+            f"the reason '{reason}' is unknown{suggestion(reason, REASONS)}", f"one of {', '.join(REASONS)}"
+        )
     label = None if class_name is None else class_index(store.classes(), class_name)
     newest = store.rows("select name from manifests order by created_at desc, name limit 1")
     manifest = manifests.find(store, newest[0]["name"]) if newest else None
-    generation = _generation(store, manifest)
-    suspects = _suspects(store)
+    generation, compared = _generation(store, manifest)
+    if compare and not compared:
+        drift.keep(store, generation)
+        compared = True
+    suspects = _suspects(store) if reason in (None, "label") else []
     with closing(store.connect()) as con:
         selection.prepare(con, Parameters(generation, per_class=1))
         _register(con, manifest, suspects)
         values = {"generation": generation, "has_manifest": manifest is not None, "label": label, "limit": limit}
-        images = queries.rows(con, queries.text("worklist"), **values)
-    return Worklist(generation, manifest.name if manifest else None, images)
+        images = queries.rows(con, queries.text("worklist"), **values, only=reason)
+    return Worklist(generation, manifest.name if manifest else None, images, compared)
 
 
-def _generation(store: Store, manifest: Manifest | None) -> int:
-    """The generation that the list is of; its comparison with the one before it is made where it is missing."""
+def _generation(store: Store, manifest: Manifest | None) -> tuple[int, bool]:
+    """The generation that the list is of, and whether its comparison with the one before it, if any, is there."""
     versions = store.versions()
     with closing(store.connect(versions)) as con:
         generation = manifest.generation if manifest else selection.generation(con, None)
         wanted = drift.pair(store, con, generation, versions["labels"])
-        missing = wanted is not None and not drift.is_kept(con, wanted)
-    if missing:
-        drift.keep(store, generation)
-    return generation
+        return generation, wanted is None or drift.is_kept(con, wanted)
 
 
 def _suspects(store: Store) -> list[dict[str, Any]]:

@@ -15,17 +15,20 @@ latest as (
 judged as (
     select
         s.label, s.stratum, s.stratum_images,
-        case r.decision
-            when 'relabel' then r.new_label = s.label
-            when 'accept' then l.label = s.label
-            when 'reject' then false
+        case
+            when r.decision = 'relabel' then r.new_label = s.label
+            when r.decision = 'accept' then r.generation = s.generation or l.label = s.label
+            when r.decision = 'reject' then false
         end as is_right
     from sample as s
     left join latest as r on r.image_id = s.image_id and r.nth = 1
     left join (
         select image_id, generation, label
         from stored_labels
-        where image_id in (select image_id from latest where decision = 'accept')
+        where image_id in (
+            select image_id from latest
+            where nth = 1 and decision = 'accept' and generation not in (select generation from sample)
+        )
     ) as l on l.image_id = r.image_id and l.generation = r.generation
 )
 select

@@ -4,10 +4,11 @@
 --          the true class in it from 1 on, 0 where it was cut.
 -- Parameters: $generation.
 select
-    l.image_id, l.label = i.label as is_right, l.confidence, l.top_probs, l.tail,
+    l.image_id, l.model, l.label::INT as label, l.label = i.label as is_right, l.confidence, l.top_probs, l.tail,
     (select count(*) from stored_classes) - len(l.top_classes) as cut,
     coalesce(list_position(l.top_classes, i.label), 0)::INT as rank
 from stored_labels as l
 join trusted as i on i.image_id = l.image_id
-where l.generation = $generation and i.split = 'holdout'
+-- the split of a label, for good that of its image, lets the parts of the pool be passed over
+where l.generation = $generation and l.split = 'holdout' and i.split = 'holdout'
 order by l.image_id;

@@ -12,7 +12,7 @@ with nodes as (  -- two of each, so that an image finds another one than itself
 twins as (
     select
         m.image_id, e.kind, e.distance,
-        case e.space when 'bytes' then 0 when 'phash' then 1 else 2 end as place,
+        case e.kind when 'bytes' then 0 when 'embedding' then 2 else 1 end as place,
         list_filter(n.images, lambda other: other <> m.image_id)[1] as twin,
         case when m.split <> 'holdout' then n.holdout end as holdout,
         list_filter(n.labeled, lambda other: other <> m.image_id)[1] as labeled

@@ -1,5 +1,5 @@
 -- Purpose: what each generation's teacher said, and how often it is right where that is known.
--- Inputs:  stored_labels, stored_images, stored_manifests, stored_models.
+-- Inputs:  stored_labels, trusted, stored_manifests, stored_models.
 -- Grain:   one row per generation that has a model or labels.
 --
 -- has_weights is false where the labels came from another tool. top1 is the share of labeled holdout images to which the
@@ -17,8 +17,8 @@ pool as (
 holdout as (
     select l.generation, count(*) as holdout, avg((l.label = i.label)::INT) as top1
     from stored_labels as l
-    join stored_images as i on i.image_id = l.image_id
-    where l.split = 'holdout' and i.split = 'holdout' and i.label is not null
+    join trusted as i on i.image_id = l.image_id
+    where l.split = 'holdout' and i.split = 'holdout'
     group by l.generation
 ),
 models as (

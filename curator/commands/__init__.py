@@ -1,7 +1,7 @@
 """The command line: each command parses, calls one function of the library, and renders its answer.
 
 images.py    init, add-images
-labels.py    import-labels, label, review
+labels.py    import-labels, label, review, index
 manifests.py build-manifest, manifests, show
 report.py    report
 exports.py   export

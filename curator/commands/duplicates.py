@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,80 +13,88 @@ if TYPE_CHECKING:
     from curator.duplicates import Found
 
 _MANY = 0.1  # share of the images with a twin by hash from which on a doubt is worth a word
-
-DistanceOption = Annotated[
-    int | None, typer.Option(help="Most differing bits of two perceptual hashes, of 64.", show_default="10")
-]
-EmbeddingsOption = Annotated[
-    str | None, typer.Option(help="Compare as well what `curator label --embeddings` stored of this model.")
-]
-CosineOption = Annotated[float | None, typer.Option(help="Least cosine of two embeddings.", show_default="0.8")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Keep nothing in the store.")]
+_SHOWN = 5  # unreadable pictures that are named
 
 
-@quality.command()
-def duplicates(
-    distance: DistanceOption = None,
-    embeddings: EmbeddingsOption = None,
-    cosine: CosineOption = None,
-    dry_run: DryRunOption = False,
+@quality.command(
+    "leaks",
+    help="Finds pool and labeled images that show a holdout image, and exits with 1 where there are some.\n\n"
+    "It is the scan of `quality duplicates`; build-manifest leaves out what the newest scan found.\n\n"
+    "Example: curator quality leaks",
+)
+@quality.command(
+    "duplicates",
+    help="Finds images that repeat each other: the same bytes, or pictures that are near each other by their "
+    "perceptual hashes (mirrored, too) or embeddings, and copies by a look at both.\n\n"
+    "Example: curator quality duplicates --distance 8",
+)
+def find_duplicates(
+    context: typer.Context,
+    distance: Annotated[
+        int | None, typer.Option(help="Most differing bits of two perceptual hashes, of 64.", show_default="10")
+    ] = None,
+    embeddings: Annotated[
+        str | None, typer.Option(help="Compare as well what `curator label --embeddings` stored of this model.")
+    ] = None,
+    cosine: Annotated[float | None, typer.Option(help="Least cosine of two embeddings.", show_default="0.8")] = None,
+    confirm: Annotated[
+        bool,
+        typer.Option("--confirm/--no-confirm", help="Look at both pictures, and drop pairs that are no copies."),
+    ] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Keep nothing in the store.")] = False,
     store: StoreOption = DEFAULT_STORE,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Finds images that repeat each other: the same bytes, close perceptual hashes, mirrored too, or embeddings.
+    """One scan; `leaks` shows the leaks alone, and answers with its exit code."""
+    from curator.duplicates import COSINE, DISTANCE, Rule, find
+    from curator.errors import AnswerIsNo, InputError
+    from curator.store import Store
 
-    Example: curator quality duplicates --distance 8
-    """
-    found = _find(store, distance, embeddings, cosine, False, dry_run)
-    lines = [
-        f"{found.duplicates} of {found.scan.images} images repeat another one; they form {found.groups} groups",
-        f"{found.leaks} outside the holdout show a holdout image, {found.labeled_twins} of the pool a labeled image",
-        f"{found.spare} of the pool would go if each group kept one image",
-    ]
-    render.answer(found.document, json, "\n".join([*lines, *_tables(found)]))
-
-
-@quality.command()
-def leaks(
-    distance: DistanceOption = None,
-    embeddings: EmbeddingsOption = None,
-    cosine: CosineOption = None,
-    dry_run: DryRunOption = False,
-    store: StoreOption = DEFAULT_STORE,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Finds pool and labeled images that show a holdout image, and exits with 1 where there are some.
-
-    It is the scan of `quality duplicates`; build-manifest leaves out what the newest scan found.
-
-    Example: curator quality leaks
-    """
-    from curator.errors import AnswerIsNo
-
-    found = _find(store, distance, embeddings, cosine, True, dry_run)
-    first = f"{found.leaks or 'no'} images outside the holdout show a holdout image"
-    render.answer(found.document, json, "\n".join([first, *_tables(found)]))
-    if found.leaks:
+    if cosine is not None and embeddings is None:
+        raise InputError("--cosine is about embeddings, and none are compared", "add --embeddings MODEL")
+    leaks_only = context.info_name == "leaks"
+    rule = Rule(DISTANCE if distance is None else distance, embeddings, COSINE if cosine is None else cosine, confirm)
+    found = find(Store(store), rule, leaks_only=leaks_only, dry_run=dry_run)
+    shown = f"{found.leaks or 'no'} images outside the holdout show a holdout image"
+    lines = [shown]
+    if not leaks_only:
+        lines = [
+            f"{found.duplicates} of {found.scan.images} images repeat another one; they form {found.groups} groups",
+            f"{found.leaks} outside the holdout show a holdout image, "
+            f"{found.labeled_twins} of the pool a labeled image",
+            f"{found.spare} of the pool would go if each group kept one image",
+        ]
+    render.answer(found.document, json, "\n".join([*lines, *_looks(found), *_tables(found)]))
+    if leaks_only and found.leaks:
         raise AnswerIsNo(
-            first,
+            shown,
             "what is trained on them is evaluated on what it has seen: take them out of the labeled split; "
             "of the pool, build-manifest leaves them out",
         )
 
 
-def _find(
-    store: Path, distance: int | None, model: str | None, cosine: float | None, leaks_only: bool, dry_run: bool
-) -> Found:
-    from curator.duplicates import COSINE, DISTANCE, Rule, find
-    from curator.errors import InputError
-    from curator.store import Store
+def _looks(found: Found) -> list[str]:
+    """What looking at the pictures changed."""
+    from curator.duplicates import NEAREST
+    from curator.errors import printable
 
-    if cosine is not None and model is None:
-        raise InputError("--cosine is about embeddings, and none are compared", "add --embeddings MODEL")
-    rule = Rule(DISTANCE if distance is None else distance, model, COSINE if cosine is None else cosine)
-    return find(Store(store), rule, leaks_only=leaks_only, dry_run=dry_run)
+    scan = found.scan
+    lines = []
+    if scan.compared:
+        lines.append(
+            f"looked at {scan.compared} pairs of pictures near each other: {scan.rejected} are no copies, "
+            f"which leaves {scan.cleared} images without a twin"
+        )
+    if scan.crowded:
+        lines.append(
+            f"{scan.crowded} images have more than {NEAREST} others near them in a split; the nearest {NEAREST} were "
+            "looked at"
+        )
+    if scan.unconfirmed:
+        lines.append(f"{scan.unconfirmed} pairs count as copies unseen, because a picture cannot be read:")
+        lines += [f"  {printable(problem['uri'])}: {problem['problem']}" for problem in scan.problems[:_SHOWN]]
+    return lines
 
 
 def _tables(found: Found) -> list[str]:
@@ -108,10 +115,10 @@ def _tables(found: Found) -> list[str]:
     ]
     lines += [f"not checked: {count} images {why}" for count, why in gaps if count]
     alike = sum(row["images"] for row in found.kinds if row["kind"] in ("phash", "mirror"))
-    if alike > _MANY * scan.images:
+    if alike > _MANY * scan.images and not scan.rule.confirm:
         lines.append(
-            f"{alike / scan.images:.0%} of all images have a twin by their hash. If the examples are no copies, the "
-            "pictures are too simple for this distance: scan with a lower --distance before build-manifest goes by it"
+            f"{alike / scan.images:.0%} of all images have a twin by their hash, and no picture was looked at. If the "
+            "examples are no copies, scan without --no-confirm before build-manifest goes by it"
         )
     if not found.written:
         lines.append("dry run: nothing was kept")

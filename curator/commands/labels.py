@@ -67,3 +67,23 @@ def review(
         raise InputError("no image and decision are given", "--image-id I --decision accept, or --from FILE.csv")
     row = reviews.add_review(Store(store), image_id, decision, new_label, reviewer, reason)
     render.answer(row, json, f"{decision} of image {image_id} recorded")
+
+
+@app.command()
+def index(
+    generation: Annotated[
+        int | None, typer.Option(help="Only this generation.", show_default="all that have labels")
+    ] = None,
+    store: StoreOption = DEFAULT_STORE,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Sorts the labels for the app, where that did not happen when they were published; a page then takes milliseconds.
+
+    Example: curator index
+    """
+    from curator import gallery
+    from curator.store import Store
+
+    rows = gallery.index(Store(store), generation)
+    render.answer({"generations": rows}, json, render.table(rows))

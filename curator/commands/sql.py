@@ -41,5 +41,5 @@ def sql(
             query = file.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"'{file}' cannot be read ({error})", "give a text file with one statement") from None
-    with sandbox.open_sandbox(Store(store), memory) as con:
-        render.stream(sandbox.run(con, str(query), timeout), "json" if json else form)
+    answer = sandbox.ask(Store(store), str(query), memory, timeout)
+    render.stream(answer.table.to_reader(), "json" if json else form)

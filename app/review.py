@@ -1,0 +1,430 @@
+"""Review: one image after the other, a key for each decision.
+
+the queue by value, or the sample of an audit --the keys--> rows of reviews, each there before the next image is shown
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import simplejpeg
+import streamlit as st
+
+from curator import audit, queries, reviews, worklist
+from curator.audit import Key
+from curator.errors import CuratorError
+from curator.session import Session
+
+from .choices import class_name, classes
+from .links import to
+from .live import live, rows
+from .tiles import badge, pictures, placeholder
+from .words import failed, nothing, plain, short
+
+LIMIT = 300  # images that are listed at a time
+SIDE = 480  # pixels of the picture that is judged
+_AHEAD = 5  # pictures that are made, and sent to the browser, before their turn
+_QUEUE, _AUDIT = "Queue", "Audit"
+_STATE = "review"
+_ICONS = {"accept": ":material/check:", "reject": ":material/close:", "skip": ":material/skip_next:"}
+
+
+class Listed(NamedTuple):
+    """The images to decide on.
+
+    Attributes:
+        rows: What is known of each, as in sql/review_queue.sql, with the reason, value, detail and copies of a queue.
+        generation: Whose labels are judged.
+        source: What it is a list of, in words.
+        complete: Whether there are no more.
+        hint: A command that adds reasons; None where nothing is missing.
+    """
+
+    rows: dict[int, dict[str, Any]]
+    generation: int
+    source: str
+    complete: bool
+    hint: str | None = None
+
+
+class Turn:
+    """What a reviewer is at.
+
+    Attributes:
+        chosen: The choices that the list follows from.
+        listed: The list.
+        session: The decisions on it.
+        place: Of the image that is shown, in the list.
+        said: What is to be told above the next image; empty for nothing.
+        reviewer: Who decides.
+    """
+
+    def __init__(self, chosen: object, listed: Listed, session: Session) -> None:
+        self.chosen, self.listed, self.session = chosen, listed, session
+        self.place = session.next_open() or 0
+        self.said = ""
+        self.reviewer = ""
+
+    @property
+    def image_id(self) -> int:
+        """The image that is shown."""
+        return self.session.image_ids[self.place]
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """What is known of it."""
+        return self.listed.rows[self.image_id]
+
+
+def show() -> None:
+    """The page."""
+    st.title("Review", anchor=False)
+    if not rows("generations"):
+        nothing(
+            "No generation has labels yet, so there is nothing to judge.",
+            "curator label --model NAME",
+            "curator import-labels FILE --generation 0 --model NAME",
+        )
+        return
+    login = reviews.login()
+    reviewer = st.sidebar.text_input(
+        "Reviewer",
+        login,
+        max_chars=100,
+        key="reviewer",
+        bind="query-params",
+        help="Your name, kept with each decision.",
+    )
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        mode = st.segmented_control(
+            "From", [_QUEUE, _AUDIT], default=_QUEUE, required=True, key="mode", bind="query-params"
+        )
+        with st.container(width=220):
+            label = class_name()
+        with st.container(width=220 if mode == _QUEUE else 400):
+            chosen: Any = _reason() if mode == _QUEUE else _sample()
+    if mode == _AUDIT and chosen is None:
+        nothing("No sample was drawn yet. This draws 50 images of each class:", "curator quality audit")
+        return
+    turn = _turn(mode or _QUEUE, label, chosen)
+    turn.reviewer = (reviewer or "").strip() or login
+    if turn.listed.hint:
+        st.caption(f"Images that changed their class are missing from this list until this was run: {turn.listed.hint}")
+    _judging()
+
+
+def _reason() -> str | None:
+    return st.selectbox(
+        "Reason",
+        [None, *worklist.REASONS],
+        format_func=lambda reason: reason or "all reasons",
+        key="reason",
+        bind="query-params",
+        help="Why a look is worth it; docs/audit.md has the table.",
+    )
+
+
+def _sample() -> Key | None:
+    with live().cursor() as con:
+        drawn = audit.drawn(con)
+    if not drawn:
+        return None
+    named = {
+        f"generation {k.generation}, {k.per_class} a class above {k.min_confidence:g}, seed {k.seed}": k for k in drawn
+    }
+    return named[st.selectbox("Sample", list(named), key="sample", bind="query-params")]
+
+
+def _turn(mode: str, label: int | None, chosen: Any) -> Turn:
+    """The reviewer's turn; a new one where other images are asked for, or the list's tables changed."""
+    choices = (mode, label, chosen, live().state())
+    kept: Turn | None = st.session_state.get(_STATE)
+    if kept is None or kept.chosen != choices:
+        kept = st.session_state[_STATE] = _listing(choices, kept)
+        asked = st.query_params.get("at", "")
+        if asked.isdecimal() and int(asked) in kept.listed.rows:
+            kept.place = kept.session.image_ids.index(int(asked))
+    return kept
+
+
+def _listing(choices: tuple[Any, ...], before: Turn | None) -> Turn:
+    mode, label, chosen, state = choices
+    there = live()
+    if mode == _AUDIT:
+        there.refresh()
+        listed = _sampled(chosen, label)
+        generation = None
+    else:
+        listed = _queue(state, str(there.store.path), label, chosen)
+        generation = listed.generation
+    session = Session(there.store, listed.rows, generation, before.session.made if before else ())
+    if (
+        mode == _QUEUE and session.next_open() is None and not listed.complete
+    ):  # all of a list that was kept are decided
+        _queue.clear(state, str(there.store.path), label, chosen)
+        listed = _queue(state, str(there.store.path), label, chosen)
+        session = Session(there.store, listed.rows, generation, session.made)
+    return Turn(choices, listed, session)
+
+
+@st.cache_data(show_spinner="Looking for the images that are worth most ...", max_entries=50)
+def _queue(state: object, store: str, label: int | None, reason: str | None) -> Listed:
+    there = live()
+    name = None if label is None else classes()[label]
+    found = worklist.worklist(there.store, LIMIT, name, reason, compare=False)
+    facts = _facts([row["image_id"] for row in found.images], found.generation)
+    listed = {row["image_id"]: row | facts[row["image_id"]] for row in found.images}
+    source = f"manifest {found.manifest}" if found.manifest else f"generation {found.generation}, no manifest yet"
+    hint = None if found.compared else f"curator quality disagreement --generation {found.generation}"
+    return Listed(listed, found.generation, source, len(listed) < LIMIT, hint)
+
+
+def _sampled(key: Key, label: int | None) -> Listed:
+    with live().cursor() as con:
+        found = audit.read(con, key, label, LIMIT)
+    images = found.open if found else []
+    facts = _facts([row["image_id"] for row in images], key.generation)
+    listed = {row["image_id"]: row | facts[row["image_id"]] for row in images if row["image_id"] in facts}
+    return Listed(listed, key.generation, "the sample", len(images) < LIMIT)
+
+
+def _facts(images: list[int], generation: int) -> dict[int, dict[str, Any]]:
+    found = live().ask(queries.text("review_queue"), images=images, generation=generation)
+    return {row["image_id"]: row for row in found}
+
+
+@st.fragment
+def _judging() -> None:
+    """The image, and the keys: what a key reruns."""
+    turn: Turn = st.session_state[_STATE]
+    try:
+        if turn.said:
+            st.warning(plain(turn.said, 500), icon=":material/info:")
+            turn.said = ""
+        if turn.session.next_open() is None and not turn.session.image_ids:
+            _nothing_left(turn)
+            return
+        if turn.session.next_open() is None and turn.chosen[0] == _QUEUE:
+            _nothing_left(turn)
+        st.query_params["at"] = str(turn.image_id)
+        left, right = st.columns([5, 4], gap="medium")
+        with left:
+            _picture(turn.row)
+            _moves(turn)
+        with right:
+            _known(turn)
+            _keys(turn)
+        _progress(turn)
+        if turn.chosen[0] == _AUDIT:
+            _estimate(turn)
+        _ahead(turn)
+    except CuratorError as error:
+        failed(error)
+
+
+def _nothing_left(turn: Turn) -> None:
+    if turn.chosen[0] == _AUDIT:
+        st.success("Every image of this sample is decided on, or was skipped just now.", icon=":material/done_all:")
+        return
+    st.success(
+        "Nothing is left to look at. The next manifest takes the decisions in, and diff shows what they did:",
+        icon=":material/done_all:",
+    )
+    st.code("curator build-manifest NAME --per-class K\ncurator diff OLD NAME", language="bash")
+    if turn.chosen[1:3] == (None, None):
+        st.caption("More reasons for a look come from:")
+        st.code("curator quality duplicates\ncurator quality folds --recipe RECIPE", language="bash")
+
+
+def _picture(row: dict[str, Any]) -> None:
+    """The image; beside it the one of the holdout that it leaks."""
+    if row["twin"] is None:
+        _one(row, SIDE)
+        return
+    names = ("uri", "shard", "byte_offset", "byte_length")
+    twin = dict(zip(names, (row[f"twin_{name.removeprefix('byte_')}"] for name in names), strict=True))
+    with st.container(horizontal=True):
+        with st.container(width=SIDE * 5 // 8):
+            _one(row, SIDE * 5 // 8)
+        with st.container(width=SIDE * 5 // 8):
+            _one(twin, SIDE * 5 // 8)
+            st.caption(f"Of the holdout: {plain(row['twin_uri'])}, {row['kind']}, distance {row['distance']:g}")
+
+
+def _one(row: dict[str, Any], side: int) -> None:
+    """A picture with its longer side at so many pixels; small ones are enlarged by the browser."""
+    (small,) = pictures([row], side)
+    width = side
+    if small.jpeg:
+        high, wide, *_ = simplejpeg.decode_jpeg_header(small.jpeg)
+        width = max(1, round(side * wide / max(high, wide)))
+    said = f"{plain(row['uri'])}: {plain(small.problem)}" if small.problem else None
+    st.image(small.jpeg or placeholder(), width=width, caption=said, alt=short(row["uri"]))
+
+
+def _keys(turn: Turn) -> None:
+    row, names = turn.row, classes()
+    is_audit = turn.chosen[0] == _AUDIT
+    of = f"-{turn.image_id}"  # so that a key that was pressed before the image was shown decides nothing
+    with st.container(horizontal=True, gap="xsmall"):
+        for decision, key, label in (
+            ("accept", "A", "Right" if is_audit else "Accept"),
+            ("reject", "X", "Wrong" if is_audit else "Reject"),
+            ("skip", "S", "Skip"),
+        ):
+            args = (turn.image_id, decision)
+            st.button(label, key=decision + of, shortcut=key, icon=_ICONS[decision], on_click=_decide, args=args)
+    top = [*zip(row["top_classes"] or [], row["top_probs"] or [], strict=True)]
+    if top:
+        st.caption("Wrong, and really:" if is_audit else "It is:")
+    with st.container(gap="xxsmall"):
+        for number, (label, share) in enumerate(top, start=1):
+            st.button(
+                f"{plain(names[label], 60)} :gray[{share:.3f}]",
+                key=f"top{number}{of}",
+                shortcut=str(number),
+                width="stretch",
+                on_click=_decide,
+                args=(turn.image_id, "relabel", label),
+            )
+    other, why = st.columns(2, gap="xsmall")
+    with other:
+        st.selectbox(
+            "Another class",
+            range(len(names)),
+            index=None,
+            key="other",
+            format_func=lambda label: short(names[label]),
+            placeholder="another class",
+            label_visibility="collapsed",
+            on_change=_relabel,
+        )
+    with why:
+        st.text_input(
+            "Reason",
+            key="why",
+            placeholder="reason, if you like",
+            label_visibility="collapsed",
+            max_chars=500,
+            on_change="ignore",
+        )
+
+
+def _known(turn: Turn) -> None:
+    row, names = turn.row, classes()
+    said = []
+    if row["trusted"] is not None:
+        said.append(f"Given: **{plain(names[row['trusted']])}** ({row['split']})")
+    if row["label"] is not None:
+        said.append(f"Teacher: **{plain(names[row['label']])}** {row['confidence']:.3f}")
+    if "reason" in row:
+        copies = f"; {row['copies']} cop{'y' if row['copies'] == 1 else 'ies'} in the manifest" if row["copies"] else ""
+        detail = f", {plain(row['detail'])}" if row["detail"] else ""
+        said.append(f"Here for: **{row['reason']}**{detail}{copies}")
+    latest = turn.session.latest.get(turn.image_id)
+    if latest is not None:
+        given = None if latest["new_label"] is None else names[latest["new_label"]]
+        said.append(f"Decided: {badge(latest['decision'], given)} by {plain(latest['reviewer'])}")
+    st.markdown("  \n".join(said))
+
+
+def _moves(turn: Turn) -> None:
+    st.text(short(turn.row["uri"]))
+    with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
+        st.button("Back", key="back", shortcut="Left", on_click=_look, args=(-1,))
+        st.button("On", key="forth", shortcut="Right", on_click=_look, args=(1,))
+        st.button("Undo", key="undo", shortcut="Z", disabled=not turn.session.made, on_click=_undo)
+        to("image", "All of the image", icon=":material/image:", image_id=turn.image_id)
+
+
+def _progress(turn: Turn) -> None:
+    session = turn.session
+    count = len(session.image_ids)
+    done = count - sum(map(session.is_open, session.image_ids))
+    made = ", ".join(f"{number} {decision}" for decision, number in session.counts().items() if number)
+    more = "" if turn.listed.complete else " or more"
+    said = f"Image {turn.place + 1} of {count}{more} ({turn.listed.source}), {done} done"
+    st.progress(done / count, plain(f"{said}; in this session {made or 'no decision'}", 300))
+
+
+def _estimate(turn: Turn) -> None:
+    """What is known of the precision by now."""
+    there = live()
+    there.refresh()
+    _, label, key, _ = turn.chosen
+    with there.cursor() as con:
+        found = audit.read(con, key, turn.row["label"], 1)
+        every = audit.read(con, key, None, 1) if label is None else None
+    figures = list(found.classes) if found else []
+    figures += [every.total | {"class_name": "all classes with decisions"}] if every else []
+    with st.container(horizontal=True):
+        for each in figures:
+            share, interval = "-", "no decision yet"
+            if each["precision"] is not None:
+                share = f"{each['precision']:.1%}"
+                interval = (
+                    f"95 % from {each['low']:.1%} to {each['high']:.1%}; {each['right']} of {each['decided']} right"
+                )
+            name = plain(each["class_name"], 40)
+            st.metric(f"Precision of {name}", share, interval, delta_color="off", delta_arrow="off")
+
+
+def _ahead(turn: Turn) -> None:
+    """The next pictures: made before their turn, and, as they are shown small, in the browser too."""
+    session, place = turn.session, turn.place
+    coming: list[int] = []
+    while len(coming) < _AHEAD:
+        after = session.next_open(place)
+        if after is None or after <= place:
+            break
+        coming.append(session.image_ids[after])
+        place = after
+    if coming:
+        st.caption("Next:")
+        cells = st.columns(2 * _AHEAD, wrap=False)
+        for cell, small in zip(cells, pictures([turn.listed.rows[image] for image in coming], SIDE), strict=False):
+            cell.image(small.jpeg or placeholder(), width="stretch")
+
+
+def _decide(image_id: int, decision: str, label: int | None = None) -> None:
+    """Records what a key says of the image that it was pressed for, and goes on to the next."""
+    turn: Turn = st.session_state[_STATE]
+    if image_id != turn.image_id:  # pressed twice, and the image is decided on already
+        return
+    generation = turn.listed.generation if decision == "skip" else turn.row["generation"]
+    try:
+        turn.session.decide(image_id, decision, label, generation, turn.reviewer, st.session_state.get("why") or None)
+    except (CuratorError, OSError) as error:
+        turn.said = f"Nothing was recorded: {error}"
+        return
+    st.session_state["why"] = ""
+    place = turn.session.next_open(turn.place)
+    if place is not None:
+        turn.place = place
+    elif not turn.listed.complete:
+        st.session_state[_STATE] = fresh = _listing(turn.chosen, turn)
+        fresh.reviewer = turn.reviewer
+
+
+def _relabel() -> None:
+    label = st.session_state["other"]
+    st.session_state["other"] = None
+    if label is not None:
+        _decide(st.session_state[_STATE].image_id, "relabel", label)
+
+
+def _undo() -> None:
+    turn: Turn = st.session_state[_STATE]
+    try:
+        image_id = turn.session.undo()
+    except (CuratorError, OSError) as error:
+        turn.said = f"Nothing was undone: {error}"
+        return
+    if image_id in turn.listed.rows:
+        turn.place = turn.session.image_ids.index(image_id)
+
+
+def _look(step: int) -> None:
+    turn: Turn = st.session_state[_STATE]
+    turn.session.follow()
+    turn.place = min(max(turn.place + step, 0), len(turn.session.image_ids) - 1)

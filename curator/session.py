@@ -1,0 +1,160 @@
+"""One person's decisions in a row, image by image, while others decide at the same time.
+
+    images to decide on, reviews --follow--> the latest review of each --decide, undo--> another row of reviews
+
+For who shows images and takes decisions; each step takes a few hundredths of a second, however large the store is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from deltalake.exceptions import DeltaError
+
+from curator.errors import InputError
+from curator.reviews import Review, record
+from curator.schema import DECISIONS, REVIEWS
+from curator.store import Store, paths_of
+
+
+class Made(NamedTuple):
+    """A decision of this session.
+
+    Attributes:
+        row: The row that was written.
+        before: The image's latest review until then; None where there was none.
+    """
+
+    row: Review
+    before: Review | None
+
+
+class Session:
+    """A list of images, and what becomes of it.
+
+    Args:
+        store: The store.
+        image_ids: The images, in the order in which they are to be looked at.
+        generation: A skip on this generation, or a later one, takes an image off the list; None where no skip does that
+            but those of the session itself, as in an audit.
+        made: Decisions of the session on images of an earlier list.
+
+    Attributes:
+        image_ids: The images.
+        latest: The latest review of each image that has any.
+        made: The decisions of the session that are not undone, in their order.
+    """
+
+    def __init__(
+        self, store: Store, image_ids: Iterable[int], generation: int | None = None, made: Iterable[Made] = ()
+    ) -> None:
+        self.store, self.generation = store, generation
+        self.image_ids = list(image_ids)
+        self.latest: dict[int, Review] = {}
+        self.made = list(made)
+        self._table = store.delta("reviews")
+        self._read: set[str] = set()
+        self._wanted = pc.field("image_id").isin([*self.image_ids, *(each.row["image_id"] for each in self.made)])
+        self.follow()
+
+    def follow(self) -> None:
+        """Takes in what was decided in the meantime, by others too.
+
+        Raises:
+            StoreError: The table of reviews cannot be read.
+        """
+        try:
+            self._table.update_incremental()
+        except (DeltaError, OSError) as error:
+            raise self.store.unreadable("reviews", error) from None
+        self._take_in()
+
+    def _take_in(self) -> None:
+        """Reads the files of the table that were not read yet, most often those of single decisions."""
+        files = set(paths_of(self._table))
+        try:
+            for file in files - self._read:
+                found = pq.read_table(file, filters=self._wanted, schema=REVIEWS.schema, partitioning=None)
+                for row in found.to_pylist():
+                    known = self.latest.get(row["image_id"])
+                    if known is None or _turn(known) < _turn(row):
+                        self.latest[row["image_id"]] = row
+        except OSError as error:
+            raise self.store.unreadable("reviews", error) from None
+        self._read = files
+
+    def is_open(self, image_id: int) -> bool:
+        """Whether the image is still to be decided on."""
+        latest = self.latest.get(image_id)
+        if latest is None or latest["decision"] != "skip":
+            return latest is None
+        if self.generation is not None and latest["generation"] is not None:
+            return bool(latest["generation"] < self.generation)
+        return not any(made.row["image_id"] == image_id for made in self.made)
+
+    def next_open(self, after: int = -1) -> int | None:
+        """The place of the next image to decide on, the last followed by the first; None where all are done."""
+        count = len(self.image_ids)
+        places = ((after + 1 + step) % count for step in range(count))
+        return next((place for place in places if self.is_open(self.image_ids[place])), None)
+
+    def decide(
+        self,
+        image_id: int,
+        decision: str,
+        new_label: int | None = None,
+        generation: int | None = None,
+        reviewer: str | None = None,
+        reason: str | None = None,
+    ) -> Review:
+        """Records a decision on an image of the list, see `reviews.record`."""
+        self.follow()
+        before = self.latest.get(image_id)
+        row = record(self.store, image_id, generation, decision, new_label, reviewer, reason, self._table)
+        self.made.append(Made(row, before))
+        self._take_in()
+        return row
+
+    def undo(self) -> int | None:
+        """Takes the last decision of the session back, by one more row: what was in force before it, or else a skip.
+
+        The skip is of no generation, so the image is looked at again.
+
+        Returns:
+            The image; None where there is no decision to take back.
+
+        Raises:
+            InputError: Somebody else has decided on the image since. It stays as it is.
+        """
+        if not self.made:
+            return None
+        row, before = self.made.pop()
+        self.follow()
+        image_id: int = row["image_id"]
+        latest = self.latest[image_id]
+        if _said(latest) != _said(row):
+            raise InputError(
+                f"{latest['reviewer']} has decided on image {image_id} since ({latest['decision']}); that stays",
+                "look at the image again, and decide",
+            )
+        back = before or row | {"decision": "skip", "new_label": None, "generation": None, "reason": None}
+        said = (back["generation"], back["decision"], back["new_label"], back["reviewer"], back["reason"])
+        record(self.store, image_id, *said, self._table)
+        self._take_in()
+        return image_id
+
+    def counts(self) -> dict[str, int]:
+        """How many decisions of each kind the session made."""
+        return {decision: sum(made.row["decision"] == decision for made in self.made) for decision in DECISIONS}
+
+
+def _turn(row: Review) -> tuple[object, ...]:
+    """The order of an image's reviews, the latest highest, as in sql/decisions.sql."""
+    return row["decided_at"], row["decision"], -(row["new_label"] or 0)
+
+
+def _said(row: Review) -> Review:
+    return {name: value for name, value in row.items() if name != "decided_at"}
