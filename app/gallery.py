@@ -106,9 +106,10 @@ def _range(name: str, highest: float) -> tuple[float | None, float | None]:
 def _turn_back(asked: tuple[Filter, str, int], pages: int) -> None:
     """Goes to the first page when a filter was changed, and to the last where there are fewer by now."""
     before = st.session_state.get("gallery_asked", asked)
-    if before != asked:
+    given = st.query_params.get("page", "1")
+    if before != asked and st.session_state.get("page", 1) != 1:
         st.session_state["page"] = 1
-    elif st.session_state.get("page", 1) > pages:
+    elif given.isdecimal() and int(given) > pages:
         st.session_state["page"] = pages
     st.session_state["gallery_asked"] = asked
 

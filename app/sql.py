@@ -57,7 +57,6 @@ def show() -> None:
         key="example",
         on_change=_take_example,
     )
-    st.session_state.setdefault("query", "")
     with st.form("question", border=False):
         query = st.text_area(
             "Query",
@@ -160,8 +159,11 @@ def _column(column: Any) -> Any:
         return column
     if pa.types.is_timestamp(kind) or pa.types.is_date32(kind):
         return column
-    texts = (value if isinstance(value, str) else render.dumps(value) for value in column.to_pylist())
-    return pa.array([None if text == "null" else short(text, 1000) for text in texts], pa.string())
+    return pa.array([None if value is None else _text(value) for value in column.to_pylist()], pa.string())
+
+
+def _text(value: Any) -> str:
+    return short(value if isinstance(value, str) else render.dumps(value), 1000)
 
 
 def _small(column: Any) -> bool:

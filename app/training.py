@@ -8,8 +8,10 @@ import altair as alt
 import pandas as pd
 import streamlit as st
 
+from curator.errors import CuratorError
+
 from .live import rows
-from .words import nothing, plain, short
+from .words import failed, nothing, plain, short
 
 _FRESH_S = 300  # a run writes its figures at least once a minute
 _EVERY_S = 10
@@ -44,13 +46,18 @@ def _going() -> list[dict[str, Any]]:
 
 def _followed(was_going: bool) -> None:
     """What is drawn again every few seconds while a run goes on."""
-    going = _going()
-    if was_going and not going:
-        st.rerun()
-    for run in going:
-        st.badge(f"{plain(run['model'])}: step {run['step']:,}, goes on", icon=":material/play_arrow:", color="green")
-    _curves([run["model"] for run in rows("training_runs", passing=("metrics",))])
-    _models()
+    try:
+        going = _going()
+        if was_going and not going:
+            st.rerun()
+        for run in going:
+            st.badge(
+                f"{plain(run['model'])}: step {run['step']:,}, goes on", icon=":material/play_arrow:", color="green"
+            )
+        _curves([run["model"] for run in rows("training_runs", passing=("metrics",))])
+        _models()
+    except CuratorError as error:  # nobody else catches it in a run of the fragment alone
+        failed(error)
 
 
 def _curves(runs: list[str]) -> None:
@@ -124,6 +131,6 @@ def _models() -> None:
             "images_per_second": st.column_config.NumberColumn("images/s", format="localized"),
             "manifest": "manifest",
             "parents": st.column_config.ListColumn("parents"),
-            "created_at": st.column_config.DatetimeColumn("made", format="YYYY-MM-DD HH:mm"),
+            "created_at": st.column_config.DatetimeColumn("made", format="YYYY-MM-DD"),
         },
     )

@@ -73,18 +73,23 @@ def are_copies(one: Thumbnail, other: Thumbnail, mirrored: bool | None = None) -
         turned = np.ascontiguousarray(other[:, ::-1]) if flip else other
         if _agree(one, turned, _AS_IT_LIES):
             return True
-        place = _align(one, turned)
-        if place is not None and _is_crop(place) and _agree(one, turned, place):
+        small: list[Any] = [cv2.resize(p, (_SMALL, _SMALL), interpolation=cv2.INTER_AREA) for p in (one, turned)]
+        start = _start(small[0], small[1])
+        if start is None:
+            continue
+        # the part is laid on the whole, whichever is which: ECC is surer where nothing of what it moves lies outside
+        part, whole = turned, one
+        if start[0, 0] * start[1, 1] > 1:
+            part, whole = one, turned
+            start = np.asarray(cv2.invertAffineTransform(start), np.float64)
+        place = _align(whole, part, start)
+        if place is not None and _is_crop(place) and _agree(whole, part, place):
             return True
     return False
 
 
-def _align(one: Thumbnail, other: Thumbnail) -> _Map | None:
-    """The map from the other picture to the one under which they are most alike; None where they are not."""
-    small: list[Any] = [cv2.resize(p, (_SMALL, _SMALL), interpolation=cv2.INTER_AREA) for p in (one, other)]
-    start = _start(*small)
-    if start is None:
-        return None
+def _align(one: Thumbnail, other: Thumbnail, start: _Map) -> _Map | None:
+    """The map from the other picture to the one under which they are most alike; None where it finds none."""
     try:
         _, found = cv2.findTransformECC(other, one, _in_pixels(start), cv2.MOTION_AFFINE, _STEPS, _EVERYWHERE, 5)
     except cv2.error:  # it does not converge

@@ -167,7 +167,7 @@ def add_reviews(store: Store, file: str, reviewer: str | None = None) -> Taken:
 
 def _append(store: Store, rows: list[Review], opened: deltalake.DeltaTable | None = None) -> None:
     """Adds decisions in one commit, and puts the table's files together when they have become many."""
-    store.gather(store.append("reviews", pa.Table.from_pylist(rows, REVIEWS.schema), opened))
+    store.gather("reviews", store.append("reviews", pa.Table.from_pylist(rows, REVIEWS.schema), opened))
 
 
 def _judge(classes: list[str], decision: str, new_label: str | None) -> int | None:

@@ -25,6 +25,7 @@ _SETTINGS = {
     "client.toolbarMode": "viewer",
     "client.showErrorDetails": "none",
     "logger.level": "warning",
+    "global.disableWidgetStateDuplicationWarning": "true",  # the gallery turns back to its first page
 }
 
 

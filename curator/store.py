@@ -21,7 +21,6 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote
@@ -56,7 +55,7 @@ _LATER = {
 }  # fmt: skip
 # The version of a table that a store does not have yet.
 ABSENT = -1
-# A table with more files below so many bytes than this is put together, see Store.gather.
+# A table with more files of less than so many bytes than this is put together, see Store.gather.
 _MOST_SMALL, _SMALL = 100, 2**23
 _ZSTD = deltalake.WriterProperties(compression="ZSTD")
 
@@ -295,16 +294,36 @@ class Store:
         deltalake.write_deltalake(grown, rows, mode="append", writer_properties=_ZSTD)
         return grown
 
-    def gather(self, table: deltalake.DeltaTable) -> None:
+    def gather(self, table: str, opened: deltalake.DeltaTable) -> None:
         """Puts the rows of a table's small files into one, where there are many: each of them costs every reader time.
 
         The files stay where they are, so older versions can be read. Of processes that do this at once one wins, and
-        whoever appends meanwhile loses nothing.
+        whoever appends meanwhile loses nothing. (deltalake 1.6 has `optimize.compact` for this; two of them at once
+        both take the same files, and leave their rows twice.)
+
+        Args:
+            table: Name of the table.
+            opened: The table.
         """
-        sizes = pa.table(table.get_add_actions())["size_bytes"].to_pylist()
-        if sum(size < _SMALL for size in sizes) > _MOST_SMALL:
-            with suppress(CommitFailedError):  # another process has done it
-                table.optimize.compact(target_size=_SMALL, writer_properties=_ZSTD)
+        from pyarrow import dataset
+
+        sizes = pa.table(opened.get_add_actions()).select(["path", "size_bytes"]).to_pylist()
+        small = [row["path"] for row in sizes if row["size_bytes"] < _SMALL]
+        if len(small) <= _MOST_SMALL:
+            return
+        folder = self.path / _TABLE_FOLDERS[table]
+        file = folder / f"{uuid.uuid4().hex}.parquet"
+        try:
+            rows = dataset.dataset([str(folder / unquote(path)) for path in small], TABLES[table].schema).to_table()
+            pq.write_table(rows, file, compression="zstd")
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+            self.publish(opened, [file], f"the rows of {table} together", gone=small, moved=True)
+        except CommitRaced:
+            file.unlink()
+        except BaseException:
+            self.discard(table, file)
+            raise
 
     def make(self, table: str) -> None:
         """Makes a table that the store is too old to have; beside its place, so that a kill leaves no half table."""
@@ -327,6 +346,7 @@ class Store:
         claim: str,
         replace: bool = False,
         gone: Sequence[str] = (),
+        moved: bool = False,
     ) -> None:
         """Makes finished Parquet files part of a table, all of them in one commit.
 
@@ -336,13 +356,15 @@ class Store:
             claim: What is being published. Of two processes that publish the same claim from the same state, one wins.
             replace: Whether they take the place of the files that the table has.
             gone: Paths, as the table names them, of files that leave it in the same commit.
+            moved: Whether the files hold the rows of those that leave, and no others: no reader has to look again, and
+                no append at the same time fails.
 
         Raises:
             CommitRaced: Another process published the claim in the meantime; nothing was changed.
         """
         folder = Path(unquote(table.table_uri.removeprefix("file://")))
-        actions: list[AddAction | RemoveAction] = [_add_action(folder, file) for file in files]
-        actions += [RemoveAction(path, True, time.time_ns() // 1_000_000) for path in gone]
+        actions: list[AddAction | RemoveAction] = [_add_action(folder, file, not moved) for file in files]
+        actions += [RemoveAction(path, not moved, time.time_ns() // 1_000_000) for path in gone]
         turn = (table.transaction_version(claim) or 0) + 1
         try:
             table.create_write_transaction(
@@ -436,7 +458,7 @@ def check_name(what: str, name: str) -> None:
         )
 
 
-def _add_action(folder: Path, file: Path) -> AddAction:
+def _add_action(folder: Path, file: Path, data_change: bool) -> AddAction:
     """Delta's record of one file, with the statistics that let other engines skip it."""
     meta = pq.read_metadata(file)
     low: dict[str, int] = {}
@@ -454,6 +476,6 @@ def _add_action(folder: Path, file: Path) -> AddAction:
         size=state.st_size,
         partition_values={},
         modification_time=int(state.st_mtime * 1000),
-        data_change=True,
+        data_change=data_change,
         stats=json.dumps({"numRecords": meta.num_rows, "minValues": low, "maxValues": high}),
     )

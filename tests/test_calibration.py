@@ -97,6 +97,23 @@ def test_what_is_stored(judged: Store) -> None:
     assert judged.rows("select * from labels order by image_id") == before
 
 
+def test_reading_stores_and_fits_nothing(judged: Store) -> None:
+    found = calibration.read(judged, 0)
+    assert found is not None
+    assert (found.fit, found.bins_after, judged.rows("select * from calibrations")) == (None, [], [])
+    fitted = calibration.calibrate(judged, min_confidence=0.8)
+    assert (found.bins, found.ece, found.nll) == (fitted.bins, fitted.ece_before, fitted.nll_before)
+    images, right = found.above(0.8, len(NAMES))
+    assert images.tolist() == [row["images"] for row in fitted.classes]
+    assert (right / images).tolist() == [row["precision"] for row in fitted.classes]
+    after = calibration.read(judged, 0)
+    assert after is not None
+    assert after.fit is not None
+    assert after.fit["temperature"] == fitted.temperature
+    assert calibration.ece(after.bins_after) == pytest.approx(fitted.ece_after, abs=0.02)
+    assert calibration.read(judged, 1) is None
+
+
 def test_a_store_that_is_older_than_the_table(judged: Store) -> None:
     shutil.rmtree(judged.path / "calibrations", ignore_errors=True)
     assert judged.rows("select * from calibrations") == []

@@ -121,6 +121,15 @@ def test_a_store_without_the_tables(second: Store) -> None:
     assert between(second) == before
 
 
+def test_whether_it_is_kept_is_asked_without_making_it(second: Store) -> None:
+    assert [disagreement.pair(second)[1] for _ in range(2)] == [True, True]
+    for name in ("drift", "changes"):
+        shutil.rmtree(second.path / name)
+    wanted, kept = disagreement.pair(second, 1)
+    assert (wanted.generation, wanted.previous, kept) == (1, 0, False)
+    assert not (second.path / "drift").exists()
+
+
 def test_a_kill_between_the_two_tables(second: Store) -> None:
     before = between(second)
     second.delta("drift").delete("generation = 1")  # as if `changes` alone had been committed

@@ -3,12 +3,12 @@
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 from test_reviews import decided
 
-from curator import manifests, store as stores
+from curator import manifests
+from curator import store as stores
 from curator.errors import InputError
 from curator.reviews import add_review, record
 from curator.session import Session
@@ -127,47 +127,42 @@ def test_a_queue_shows_what_was_taken_back_again(store: Store, ids: dict[str, in
 def test_many_decisions_are_put_together_and_none_is_lost(
     store: Store, ids: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three sessions of a hundred decisions at once, and three processes: the table's files become few several times."""
+    """300 decisions by two sessions and two processes at once: the table's files become few again several times."""
     monkeypatch.setattr(stores, "_MOST_SMALL", 30)
     images = list(ids.values())
     record(store, images[0], 0, "reject", None, "first")
     named = manifests.build(store, "m", {"per_class": 3})
-    errors: list[BaseException] = []
+    errors: list[Exception] = []
 
     def decide(who: str) -> None:
         try:
             session = Session(store, images, 0)
-            for turn in range(100):
+            for turn in range(90):
                 session.decide(images[turn % len(images)], "accept", None, turn, who)
-        except BaseException as error:  # noqa: BLE001 - told in the main thread
+        except Exception as error:  # told in the main thread
             errors.append(error)
 
-    threads = [threading.Thread(target=decide, args=(who,)) for who in ("ann", "bob", "eve")]
     program = (
         "import sys; from curator import store; from curator.store import Store; from curator.reviews import record\n"
         "store._MOST_SMALL = 30\n"
-        f"for turn in range(20): record(Store(sys.argv[1]), {images[0]}, turn, 'reject', None, sys.argv[2])"
+        f"for turn in range(60): record(Store(sys.argv[1]), {images[0]}, turn, 'reject', None, sys.argv[2])"
     )
-    runs = [subprocess.Popen([sys.executable, "-c", program, store.path, f"p{n}"]) for n in range(3)]
+    runs = [subprocess.Popen([sys.executable, "-c", program, store.path, who]) for who in ("dan", "eve")]
+    threads = [threading.Thread(target=decide, args=(who,)) for who in ("ann", "bob")]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [run.wait() for run in runs] == [0, 0, 0]
+    assert [run.wait() for run in runs] == [0, 0]
     assert not errors
     rows = store.rows("select reviewer, count(*) as n, count(distinct generation) as turns from reviews group by all")
     counted = {row["reviewer"]: (row["n"], row["turns"]) for row in rows}
-    assert counted == {"first": (1, 1)} | {who: (100, 100) for who in ("ann", "bob", "eve")} | {
-        f"p{n}": (20, 20) for n in range(3)
-    }
-    assert len(store.files("reviews")) <= 60
-    commits = store.delta("reviews").history()
-    assert sum(commit["operation"] == "OPTIMIZE" for commit in commits) >= 2
+    assert counted == {"first": (1, 1), "ann": (90, 90), "bob": (90, 90), "dan": (60, 60), "eve": (60, 60)}
+    assert len(store.files("reviews")) <= 40
+    assert store.versions()["reviews"] > 301 + 3  # commits beside those of the decisions
     # what a manifest's lineage names can still be read
     version = named.lineage["tables"]["reviews"]
-    old = paths_of(store.delta("reviews", version))
-    assert len(old) == 1
-    assert Path(old[0]).exists()
+    assert len(paths_of(store.delta("reviews", version))) == 1
     assert [row["reviewer"] for row in store.rows("select reviewer from reviews", {"reviews": version})] == ["first"]
     assert manifests.build(store, "again", {}, as_of="m").sha256 == named.sha256
 
