@@ -93,7 +93,7 @@ def _labels(labels: list[dict[str, Any]]) -> None:
             x=alt.X("probability:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=10)),
             y=alt.Y("class:N", sort=order, title=None, axis=alt.Axis(labelLimit=240)),
             yOffset=alt.YOffset("generation:O", sort="ascending"),
-            color=alt.Color("generation:O", legend=alt.Legend(orient="top") if len(last) > 1 else None),
+            color=alt.Color("generation:O", legend=alt.Legend() if len(last) > 1 else None),
             tooltip=["class", "generation", alt.Tooltip("probability", format=".4f")],
         )
         .properties(height=100 + len(order) * max(22, 12 * len(last)))
@@ -145,7 +145,10 @@ def _reviews(image_id: int) -> None:
             {name: short(row[name]) if isinstance(row[name], str) else row[name] for name in row} for row in decided
         ),
         hide_index=True,
-        column_config={"decided_at": st.column_config.DatetimeColumn("when", format="YYYY-MM-DD HH:mm:ss")},
+        column_config={
+            "decided_at": st.column_config.DatetimeColumn("when", format="YYYY-MM-DD HH:mm:ss"),
+            "new_class": "new class",
+        },
     )
 
 

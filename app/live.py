@@ -49,6 +49,9 @@ class Live:
         self._versions = self.store.every_version()
         self._con = self.store.connect(self._versions)
         self._con.execute(f"set memory_limit = '{MEMORY}'")
+        # Files of the store never change, and reading their footers again takes longer than a page of the gallery.
+        # Global, for else the cursors would not have it.
+        self._con.execute("set global parquet_metadata_cache = true")
         self._looked = time.monotonic()
 
     def follow(self) -> None:

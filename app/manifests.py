@@ -195,7 +195,13 @@ def _build(newest: dict[str, Any] | None) -> None:
     with st.expander("More options", icon=":material/tune:"):
         where = _more(options)
     try:
-        name = st.text_input("Name of the manifest", key="name", placeholder=f"g{generation}-{options['per_class']}")
+        name = st.text_input(
+            "Name of the manifest",
+            key="name",
+            bind="query-params",
+            max_chars=100,
+            placeholder=f"g{generation}-{options['per_class']}",
+        )
         if name:
             check_name("manifest", name)
         command = _command(name, options, where)

@@ -12,12 +12,16 @@ from .links import use
 from .live import live
 from .words import failed, short
 
+# A picture of its own: for a symbol the browser would ask a server of fonts.
+_ICON = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><path d="M1 2h14L10 9v5l-4-2V9z" fill="#888"/></svg>'
+)
 _DAMAGE = "a file of the store cannot be read"
 
 
 def run() -> None:
     """Runs the page that the URL names."""
-    st.set_page_config(page_title="curator", page_icon=":material/filter_alt:", layout="wide")
+    st.set_page_config(page_title="curator", page_icon=_ICON, layout="wide")
     sections = {
         "": [st.Page(overview.show, title="Overview", icon=":material/home:", url_path="overview", default=True)],
         "Pool": [

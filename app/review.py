@@ -26,6 +26,12 @@ SIDE = 480  # pixels of the picture that is judged
 _AHEAD = 5  # pictures that are made, and sent to the browser, before their turn
 _QUEUE, _AUDIT = "Queue", "Audit"
 _STATE = "review"
+# What finds the images of a reason; the other reasons follow from labels and manifest.
+_MORE = {
+    "leak": "curator quality leaks",
+    "label": "curator quality folds --recipe RECIPE",
+    "flip": "curator quality disagreement",
+}
 _ICONS = {"accept": ":material/check:", "reject": ":material/close:", "skip": ":material/skip_next:"}
 
 
@@ -231,9 +237,11 @@ def _nothing_left(turn: Turn) -> None:
         icon=":material/done_all:",
     )
     st.code("curator build-manifest NAME --per-class K\ncurator diff OLD NAME", language="bash")
-    if turn.chosen[1:3] == (None, None):
-        st.caption("More reasons for a look come from:")
-        st.code("curator quality duplicates\ncurator quality folds --recipe RECIPE", language="bash")
+    reason = turn.chosen[2]
+    more = [command for name, command in _MORE.items() if reason in (None, name)]
+    if more:
+        st.caption("More to look at is there once this was run:")
+        st.code("\n".join(more), language="bash")
 
 
 def _picture(row: dict[str, Any]) -> None:
@@ -243,12 +251,12 @@ def _picture(row: dict[str, Any]) -> None:
         return
     names = ("uri", "shard", "byte_offset", "byte_length")
     twin = dict(zip(names, (row[f"twin_{name.removeprefix('byte_')}"] for name in names), strict=True))
-    with st.container(horizontal=True):
-        with st.container(width=SIDE * 5 // 8):
-            _one(row, SIDE * 5 // 8)
-        with st.container(width=SIDE * 5 // 8):
-            _one(twin, SIDE * 5 // 8)
-            st.caption(f"Of the holdout: {plain(row['twin_uri'])}, {row['kind']}, distance {row['distance']:g}")
+    own, other = st.columns(2, gap="xsmall", wrap=False)
+    with own:
+        _one(row, SIDE)
+    with other:
+        _one(twin, SIDE)
+        st.caption(f"Of the holdout: {plain(row['twin_uri'])}, {row['kind']}, distance {row['distance']:g}")
 
 
 def _one(row: dict[str, Any], side: int) -> None:
@@ -334,7 +342,7 @@ def _moves(turn: Turn) -> None:
         st.button("Back", key="back", shortcut="Left", on_click=_look, args=(-1,))
         st.button("On", key="forth", shortcut="Right", on_click=_look, args=(1,))
         st.button("Undo", key="undo", shortcut="Z", disabled=not turn.session.made, on_click=_undo)
-        to("image", "All of the image", icon=":material/image:", image_id=turn.image_id)
+        to("image", "All about the image", icon=":material/image:", image_id=turn.image_id)
 
 
 def _progress(turn: Turn) -> None:
@@ -402,8 +410,11 @@ def _decide(image_id: int, decision: str, label: int | None = None) -> None:
     if place is not None:
         turn.place = place
     elif not turn.listed.complete:
-        st.session_state[_STATE] = fresh = _listing(turn.chosen, turn)
-        fresh.reviewer = turn.reviewer
+        try:
+            st.session_state[_STATE] = fresh = _listing(turn.chosen, turn)
+            fresh.reviewer = turn.reviewer
+        except CuratorError as error:
+            turn.said = f"What comes next cannot be listed: {error}"
 
 
 def _relabel() -> None:
@@ -426,5 +437,8 @@ def _undo() -> None:
 
 def _look(step: int) -> None:
     turn: Turn = st.session_state[_STATE]
-    turn.session.follow()
+    try:
+        turn.session.follow()
+    except CuratorError as error:
+        turn.said = str(error)
     turn.place = min(max(turn.place + step, 0), len(turn.session.image_ids) - 1)

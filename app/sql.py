@@ -66,7 +66,7 @@ def show() -> None:
             placeholder="select class_name, count(*) from labels group by all",
             bind="query-params",
         )
-        asked = st.form_submit_button("Run", type="primary", icon=":material/play_arrow:", help="Ctrl+Enter")
+        asked = st.form_submit_button("Run", type="primary", icon=":material/play_arrow:")
     _relations()
     if asked:
         st.session_state.pop("answer", None)

@@ -9,6 +9,12 @@ import streamlit as st
 from curator.errors import CuratorError, printable
 
 _SIGNS = re.compile(r"([!-/:-@\[-`{-~])")
+# What Streamlit replaces, and Markdown links, when the escapes are gone; an invisible sign in it leaves it as it is.
+_LATE = re.compile(
+    r":(?=material_\w+:|streamlit:)|(?<!\S)[<>~-](?=(?:->|[->=-])(?!\S))|https?:(?=//)|www(?=\.)|@(?=[\w-]+\.)",
+    re.IGNORECASE,
+)
+_JOINER = "\u2060"
 _LONGEST = 200
 
 
@@ -19,7 +25,7 @@ def plain(text: object, longest: int = _LONGEST) -> str:
         text: The text; line ends, control and direction characters become visible.
         longest: Characters that are shown; the middle of a longer one is left out.
     """
-    return _SIGNS.sub(r"\\\1", short(text, longest))
+    return _SIGNS.sub(r"\\\1", _LATE.sub(rf"\g<0>{_JOINER}", short(text, longest)))
 
 
 def short(text: object, longest: int = _LONGEST) -> str:

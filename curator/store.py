@@ -287,11 +287,18 @@ class Store:
 
         Returns:
             The table as it is then.
+
+        Raises:
+            StoreError: Nothing was added, as where the disk is full or others kept committing first.
         """
         if table in _LATER:
             self.make(table)
         grown = self.delta(table) if opened is None else opened
-        deltalake.write_deltalake(grown, rows, mode="append", writer_properties=_ZSTD)
+        try:
+            deltalake.write_deltalake(grown, rows, mode="append", writer_properties=_ZSTD)
+        except DeltaError as error:
+            what = f"nothing was added to the table '{table}' ({str(error).splitlines()[0]})"
+            raise StoreError(what, "look whether the disk is full, and run the same command again") from None
         return grown
 
     def gather(self, table: str, opened: deltalake.DeltaTable) -> None:

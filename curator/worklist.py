@@ -62,15 +62,20 @@ def worklist(
         raise InputError(
             f"the reason '{reason}' is unknown{suggestion(reason, REASONS)}", f"one of {', '.join(REASONS)}"
         )
-    label = None if class_name is None else class_index(store.classes(), class_name)
-    newest = store.rows("select name from manifests order by created_at desc, name limit 1")
-    manifest = manifests.find(store, newest[0]["name"]) if newest else None
-    generation, compared = _generation(store, manifest)
-    if compare and not compared:
-        drift.keep(store, generation)
-        compared = True
-    suspects = _suspects(store) if reason in (None, "label") else []
-    with closing(store.connect()) as con:
+    versions = store.every_version()
+    with closing(store.connect(versions)) as con:
+        classes = [row["class_name"] for row in queries.rows(con, "select class_name from classes order by label")]
+        label = None if class_name is None else class_index(classes, class_name)
+        newest = queries.rows(con, "select name from manifests order by created_at desc, name limit 1")
+        manifest = manifests.find(store, newest[0]["name"]) if newest else None
+        generation = manifest.generation if manifest else selection.generation(con, None)
+        wanted = drift.pair(store, con, generation, versions["labels"])
+        compared = wanted is None or drift.is_kept(con, wanted)
+        if compare and not compared:
+            drift.keep(store, generation)
+            store.view(con, "changes")
+            compared = True
+        suspects = _suspects(store, con) if reason in (None, "label") else []
         selection.prepare(con, Parameters(generation, per_class=1))
         _register(con, manifest, suspects)
         values = {"generation": generation, "has_manifest": manifest is not None, "label": label, "limit": limit}
@@ -78,18 +83,9 @@ def worklist(
     return Worklist(generation, manifest.name if manifest else None, images, compared)
 
 
-def _generation(store: Store, manifest: Manifest | None) -> tuple[int, bool]:
-    """The generation that the list is of, and whether its comparison with the one before it, if any, is there."""
-    versions = store.versions()
-    with closing(store.connect(versions)) as con:
-        generation = manifest.generation if manifest else selection.generation(con, None)
-        wanted = drift.pair(store, con, generation, versions["labels"])
-        return generation, wanted is None or drift.is_kept(con, wanted)
-
-
-def _suspects(store: Store) -> list[dict[str, Any]]:
+def _suspects(store: Store, con: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
     """The labels that the newest run of folds objects to; none where there was no run."""
-    run = store.rows("select max(run) as run from held_out")[0]["run"]
+    run = queries.rows(con, "select max(run) as run from stored_held_out")[0]["run"]
     return issues.find(store, run=run, limit=_SUSPECTS).rows if run is not None else []
 
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -123,6 +124,27 @@ def test_only_the_sample_counts_and_the_latest_decision(store: Store, ids: dict[
     found = audit(store, per_class=2, class_name="cat")
     assert found.classes[0]["decided"] == len(drawn) - 1
     assert [row["image_id"] for row in found.open] == [wrong]
+
+
+def test_reading_a_sample_writes_nothing(store: Store, ids: dict[str, int]) -> None:
+    key = audits.Key(0, 0, 2, float(np.float32(0.3)))
+    with closing(store.connect()) as con:
+        assert audits.drawn(con) == []
+        assert audits.read(con, key) is None
+    assert not (store.path / "audits").exists()
+    found = audit(store, per_class=2)
+    audit(store, per_class=5, seed=1)
+    add_review(store, ids["g"], "reject")  # the only owl
+    version = store.every_version()
+    with closing(store.connect()) as con:
+        assert audits.drawn(con) == [audits.Key(0, 1, 5, key.min_confidence), key]
+        for label, name in enumerate(("cat", "dog", "owl")):
+            looked = audits.read(con, key, label, 100)
+            assert looked == audit(store, per_class=2, class_name=name, limit=100)
+            assert {row["class_name"] for row in looked.open} <= {name}
+    assert looked.classes[0]["precision"] == 0
+    assert len(found.open) > 1
+    assert store.every_version() == version
 
 
 def test_an_accept_is_of_the_class_that_was_seen(store: Store, ids: dict[str, int], tmp_path: Path) -> None:

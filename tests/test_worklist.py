@@ -1,5 +1,6 @@
 """The list of images worth a look: each reason on its own, the order by value, and who leaves the list."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,34 @@ def test_one_class(store: Store) -> None:
     assert set(listed(store, class_name="dog")) == {"e", "f", "i"}
     with pytest.raises(InputError, match="there is no class 'dgo'"):
         worklist(store, class_name="dgo")
+
+
+def test_one_reason(store: Store, ids: dict[str, int]) -> None:
+    """An image is listed for the reason that was asked for, also where it has a better one."""
+    manifests.build(store, "m", {"per_class": 4})
+    twin = {"image_id": ids["g"], "group_id": ids["g"], "nearest": 5, "kind": "bytes", "distance": 0.0, "leak": True}
+    store.append("duplicates", pa.Table.from_pylist([twin], DUPLICATES.schema))
+    assert set(listed(store, reason="leak")) == {"g"}
+    doubts = listed(store, reason="doubt")
+    assert {row["reason"] for row in doubts.values()} == {"doubt"}
+    assert "g" in doubts
+    assert listed(store, reason="label") == {}
+    with pytest.raises(InputError, match="the reason 'dout' is unknown; did you mean 'doubt'"):
+        worklist(store, reason="dout")
+
+
+def test_only_looking(store: Store, tmp_path: Path) -> None:
+    """Who must not write gets the list without a comparison that is missing, and is told."""
+    assert worklist(store, compare=False).compared  # there is nothing before the first generation
+    second(store, tmp_path, b=(0.1, 0.8, 0.1))
+    assert worklist(store, compare=False).compared
+    for name in ("drift", "changes"):
+        shutil.rmtree(store.path / name)
+    found = worklist(store, compare=False)
+    assert (found.compared, found.images) == (False, [])
+    assert not (store.path / "drift").exists()
+    found = worklist(store)
+    assert (found.compared, summary(found)) == (True, {"flip": 1})
 
 
 def test_command(store: Store, ids: dict[str, int], curator: Callable[..., Answer]) -> None:
