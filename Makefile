@@ -13,8 +13,8 @@ INSTALL := install -c constraints.txt -e '.[dev]'
 # Exits 0 where the interpreter is one that pyproject.toml allows.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 
-.PHONY: help setup demo test lint types format bench-drift bench-duplicates bench-fidelity bench-issues bench-loader bench-labeling bench-manifest bench-packing bench-selection \
-	bench-storage bench-training wheel clean
+.PHONY: help setup demo test lint types format bench-app bench-drift bench-duplicates bench-fidelity bench-issues bench-loader bench-labeling bench-manifest bench-packing bench-selection \
+	bench-storage bench-training screenshots wheel clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -44,6 +44,9 @@ types: setup ## mypy
 format: setup ## mend what ruff can mend, then format
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+bench-app: setup ## the app on 10M images in a browser (4 GB of disk, fifteen minutes, Chromium)
+	$(BIN)/python benchmarks/app.py --write
 
 bench-drift: setup ## questions about two generations of 10M images (1 GB of disk, five minutes)
 	$(BIN)/python benchmarks/disagreement.py --write
@@ -77,6 +80,9 @@ bench-storage: setup ## soft labels on disk: bytes, rates, KL, real and syntheti
 
 bench-training: setup ## training against the bare network loop (ten minutes)
 	$(BIN)/python benchmarks/training.py --write
+
+screenshots: setup ## the pictures of the docs, from the demo's store (three minutes, Chromium)
+	$(BIN)/python docs/screenshots.py
 
 wheel: setup ## build the wheel into dist
 	@echo "wheel: building into dist"

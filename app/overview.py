@@ -103,5 +103,5 @@ def _next(found: Situation) -> None:
     if not found.steps:
         st.markdown("Nothing is missing on the way to the next student.")
     if any(row["pool"] for row in found.generations):
-        to("review", "Review the images that are most worth a look", icon=":material/rate_review:")
-        to("gallery", "Browse the least confident images", icon=":material/grid_view:", sort="confidence")
+        to("review", "What is most worth a look", icon=":material/rate_review:")
+        to("gallery", "The least confident images", icon=":material/grid_view:")

@@ -5,27 +5,25 @@ the queue by value, or the sample of an audit --the keys--> rows of reviews, eac
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import simplejpeg
 import streamlit as st
 
-from curator import audit, queries, reviews, worklist
+from curator import audit, reviews, worklist
 from curator.audit import Key
 from curator.errors import CuratorError
-from curator.session import Session
 
+from . import turns
 from .choices import class_name, classes
 from .links import to
 from .live import live, rows
 from .tiles import badge, pictures, placeholder
+from .turns import AUDIT, QUEUE, Turn
 from .words import failed, nothing, plain, short
 
-LIMIT = 300  # images that are listed at a time
 SIDE = 480  # pixels of the picture that is judged
 _AHEAD = 5  # pictures that are made, and sent to the browser, before their turn
-_QUEUE, _AUDIT = "Queue", "Audit"
-_STATE = "review"
 # What finds the images of a reason; the other reasons follow from labels and manifest.
 _MORE = {
     "leak": "curator quality leaks",
@@ -33,53 +31,6 @@ _MORE = {
     "flip": "curator quality disagreement",
 }
 _ICONS = {"accept": ":material/check:", "reject": ":material/close:", "skip": ":material/skip_next:"}
-
-
-class Listed(NamedTuple):
-    """The images to decide on.
-
-    Attributes:
-        rows: What is known of each, as in sql/review_queue.sql, with the reason, value, detail and copies of a queue.
-        generation: Whose labels are judged.
-        source: What it is a list of, in words.
-        complete: Whether there are no more.
-        hint: A command that adds reasons; None where nothing is missing.
-    """
-
-    rows: dict[int, dict[str, Any]]
-    generation: int
-    source: str
-    complete: bool
-    hint: str | None = None
-
-
-class Turn:
-    """What a reviewer is at.
-
-    Attributes:
-        chosen: The choices that the list follows from.
-        listed: The list.
-        session: The decisions on it.
-        place: Of the image that is shown, in the list.
-        said: What is to be told above the next image; empty for nothing.
-        reviewer: Who decides.
-    """
-
-    def __init__(self, chosen: object, listed: Listed, session: Session) -> None:
-        self.chosen, self.listed, self.session = chosen, listed, session
-        self.place = session.next_open() or 0
-        self.said = ""
-        self.reviewer = ""
-
-    @property
-    def image_id(self) -> int:
-        """The image that is shown."""
-        return self.session.image_ids[self.place]
-
-    @property
-    def row(self) -> dict[str, Any]:
-        """What is known of it."""
-        return self.listed.rows[self.image_id]
 
 
 def show() -> None:
@@ -103,16 +54,16 @@ def show() -> None:
     )
     with st.container(horizontal=True, vertical_alignment="bottom"):
         mode = st.segmented_control(
-            "From", [_QUEUE, _AUDIT], default=_QUEUE, required=True, key="mode", bind="query-params"
+            "From", [QUEUE, AUDIT], default=QUEUE, required=True, key="mode", bind="query-params"
         )
         with st.container(width=220):
             label = class_name()
-        with st.container(width=220 if mode == _QUEUE else 400):
-            chosen: Any = _reason() if mode == _QUEUE else _sample()
-    if mode == _AUDIT and chosen is None:
+        with st.container(width=220 if mode == QUEUE else 400):
+            chosen: Any = _reason() if mode == QUEUE else _sample()
+    if mode == AUDIT and chosen is None:
         nothing("No sample was drawn yet. This draws 50 images of each class:", "curator quality audit")
         return
-    turn = _turn(mode or _QUEUE, label, chosen)
+    turn = turns.turn(mode or QUEUE, label, chosen)
     turn.reviewer = (reviewer or "").strip() or login
     if turn.listed.hint:
         st.caption(f"Images that changed their class are missing from this list until this was run: {turn.listed.hint}")
@@ -141,68 +92,10 @@ def _sample() -> Key | None:
     return named[st.selectbox("Sample", list(named), key="sample", bind="query-params")]
 
 
-def _turn(mode: str, label: int | None, chosen: Any) -> Turn:
-    """The reviewer's turn; a new one where other images are asked for, or the list's tables changed."""
-    choices = (mode, label, chosen, live().state())
-    kept: Turn | None = st.session_state.get(_STATE)
-    if kept is None or kept.chosen != choices:
-        kept = st.session_state[_STATE] = _listing(choices, kept)
-        asked = st.query_params.get("at", "")
-        if asked.isdecimal() and int(asked) in kept.listed.rows:
-            kept.place = kept.session.image_ids.index(int(asked))
-    return kept
-
-
-def _listing(choices: tuple[Any, ...], before: Turn | None) -> Turn:
-    mode, label, chosen, state = choices
-    there = live()
-    if mode == _AUDIT:
-        there.refresh()
-        listed = _sampled(chosen, label)
-        generation = None
-    else:
-        listed = _queue(state, str(there.store.path), label, chosen)
-        generation = listed.generation
-    session = Session(there.store, listed.rows, generation, before.session.made if before else ())
-    if (
-        mode == _QUEUE and session.next_open() is None and not listed.complete
-    ):  # all of a list that was kept are decided
-        _queue.clear(state, str(there.store.path), label, chosen)
-        listed = _queue(state, str(there.store.path), label, chosen)
-        session = Session(there.store, listed.rows, generation, session.made)
-    return Turn(choices, listed, session)
-
-
-@st.cache_data(show_spinner="Looking for the images that are worth most ...", max_entries=50)
-def _queue(state: object, store: str, label: int | None, reason: str | None) -> Listed:
-    there = live()
-    name = None if label is None else classes()[label]
-    found = worklist.worklist(there.store, LIMIT, name, reason, compare=False)
-    facts = _facts([row["image_id"] for row in found.images], found.generation)
-    listed = {row["image_id"]: row | facts[row["image_id"]] for row in found.images}
-    source = f"manifest {found.manifest}" if found.manifest else f"generation {found.generation}, no manifest yet"
-    hint = None if found.compared else f"curator quality disagreement --generation {found.generation}"
-    return Listed(listed, found.generation, source, len(listed) < LIMIT, hint)
-
-
-def _sampled(key: Key, label: int | None) -> Listed:
-    with live().cursor() as con:
-        found = audit.read(con, key, label, LIMIT)
-    images = found.open if found else []
-    facts = _facts([row["image_id"] for row in images], key.generation)
-    listed = {row["image_id"]: row | facts[row["image_id"]] for row in images if row["image_id"] in facts}
-    return Listed(listed, key.generation, "the sample", len(images) < LIMIT)
-
-
-def _facts(images: list[int], generation: int) -> dict[int, dict[str, Any]]:
-    found = live().ask(queries.text("review_queue"), images=images, generation=generation)
-    return {row["image_id"]: row for row in found}
-
-
 @st.fragment
 def _judging() -> None:
     """The image, and the keys: what a key reruns."""
-    turn: Turn = st.session_state[_STATE]
+    turn = turns.now()
     try:
         if turn.said:
             st.warning(plain(turn.said, 500), icon=":material/info:")
@@ -210,7 +103,7 @@ def _judging() -> None:
         if turn.session.next_open() is None and not turn.session.image_ids:
             _nothing_left(turn)
             return
-        if turn.session.next_open() is None and turn.chosen[0] == _QUEUE:
+        if turn.session.next_open() is None and turn.chosen[0] == QUEUE:
             _nothing_left(turn)
         st.query_params["at"] = str(turn.image_id)
         left, right = st.columns([5, 4], gap="medium")
@@ -221,7 +114,7 @@ def _judging() -> None:
             _known(turn)
             _keys(turn)
         _progress(turn)
-        if turn.chosen[0] == _AUDIT:
+        if turn.chosen[0] == AUDIT:
             _estimate(turn)
         _ahead(turn)
     except CuratorError as error:
@@ -229,7 +122,7 @@ def _judging() -> None:
 
 
 def _nothing_left(turn: Turn) -> None:
-    if turn.chosen[0] == _AUDIT:
+    if turn.chosen[0] == AUDIT:
         st.success("Every image of this sample is decided on, or was skipped just now.", icon=":material/done_all:")
         return
     st.success(
@@ -272,7 +165,7 @@ def _one(row: dict[str, Any], side: int) -> None:
 
 def _keys(turn: Turn) -> None:
     row, names = turn.row, classes()
-    is_audit = turn.chosen[0] == _AUDIT
+    is_audit = turn.chosen[0] == AUDIT
     of = f"-{turn.image_id}"  # so that a key that was pressed before the image was shown decides nothing
     with st.container(horizontal=True, gap="xsmall"):
         for decision, key, label in (
@@ -396,7 +289,7 @@ def _ahead(turn: Turn) -> None:
 
 def _decide(image_id: int, decision: str, label: int | None = None) -> None:
     """Records what a key says of the image that it was pressed for, and goes on to the next."""
-    turn: Turn = st.session_state[_STATE]
+    turn = turns.now()
     if image_id != turn.image_id:  # pressed twice, and the image is decided on already
         return
     generation = turn.listed.generation if decision == "skip" else turn.row["generation"]
@@ -411,7 +304,7 @@ def _decide(image_id: int, decision: str, label: int | None = None) -> None:
         turn.place = place
     elif not turn.listed.complete:
         try:
-            st.session_state[_STATE] = fresh = _listing(turn.chosen, turn)
+            fresh = turns.again(turn)
             fresh.reviewer = turn.reviewer
         except CuratorError as error:
             turn.said = f"What comes next cannot be listed: {error}"
@@ -421,11 +314,11 @@ def _relabel() -> None:
     label = st.session_state["other"]
     st.session_state["other"] = None
     if label is not None:
-        _decide(st.session_state[_STATE].image_id, "relabel", label)
+        _decide(turns.now().image_id, "relabel", label)
 
 
 def _undo() -> None:
-    turn: Turn = st.session_state[_STATE]
+    turn = turns.now()
     try:
         image_id = turn.session.undo()
     except (CuratorError, OSError) as error:
@@ -436,7 +329,7 @@ def _undo() -> None:
 
 
 def _look(step: int) -> None:
-    turn: Turn = st.session_state[_STATE]
+    turn = turns.now()
     try:
         turn.session.follow()
     except CuratorError as error:

@@ -61,7 +61,7 @@ def show() -> None:
         query = st.text_area(
             "Query",
             key="query",
-            height=220,
+            height=120,
             max_chars=_LONGEST,
             placeholder="select class_name, count(*) from labels group by all",
             bind="query-params",

@@ -27,7 +27,7 @@ from typing import Any
 import pytest
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-_SETTLED = '[data-testid="stApp"][data-test-script-state="notRunning"]'
+SETTLED = '[data-testid="stApp"][data-test-script-state="notRunning"]'
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ class Tab:
     def settle(self) -> Tab:
         """Waits until the script has run and the pictures are loaded."""
         self.page.wait_for_timeout(60)  # until a click has reached the server
-        self.page.wait_for_selector(_SETTLED)
+        self.page.wait_for_selector(SETTLED)
         self.page.wait_for_function("[...document.images].every(image => image.complete)")
         return self
 

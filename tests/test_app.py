@@ -10,7 +10,7 @@ from curator.store import Store
 
 APP = Path(__file__).resolve().parent.parent / "app"
 # What pages share; a page imports of the app nothing else.
-SHARED = {"live", "links", "words", "tiles", "choices"}
+SHARED = {"live", "links", "words", "tiles", "choices", "turns"}
 
 
 def test_pages_import_no_other_pages() -> None:

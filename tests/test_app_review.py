@@ -249,9 +249,9 @@ def test_nothing_left(fresh: Store, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_list_goes_on_where_it_was_cut(fresh: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    from curator.app import review
+    from curator.app import turns
 
-    monkeypatch.setattr(review, "LIMIT", 3)
+    monkeypatch.setattr(turns, "LIMIT", 3)
     order = queue(fresh)
     test = page(fresh, monkeypatch)
     for image in order[:7]:
