@@ -26,7 +26,8 @@ def generation() -> int | None:
             "curator import-labels FILE --generation 0 --model NAME",
         )
         return None
-    return _chosen("Generation", found, "generation")
+    chosen: int = _chosen("Generation", found, "generation")
+    return chosen
 
 
 def classes() -> list[str]:
@@ -74,7 +75,8 @@ def manifest_name(label: str = "Manifest", key: str = "manifest", every: str | N
     options: list[str | None] = [*([] if every is None else [None]), *names]
     if not options:
         return None
-    return _chosen(label, options, key, {None: every or ""} | {name: name for name in names})
+    chosen: str | None = _chosen(label, options, key, {None: every or ""} | {name: name for name in names})
+    return chosen
 
 
 def _chosen(label: str, options: list[Any], key: str, texts: dict[Any, str] | None = None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
@@ -29,7 +30,7 @@ _SIZES = (24, 48, 96)
 
 def show() -> None:
     """The page."""
-    st.title("Gallery", anchor=False)
+    st.title("Gallery")
     chosen = _filter()
     if chosen is None:
         return
@@ -142,9 +143,9 @@ def _steps(state: object, asked: tuple[Filter, str, bool]) -> list[Step]:
         return Gallery(con, *asked).steps()
 
 
-@st.cache_data(show_spinner=False, max_entries=500)
+@st.cache_data(show_spinner=False, max_entries=200)
 def _page(
-    state: object, asked: tuple[Filter, str, bool], first: int, size: int, _steps: list[Step]
+    state: object, asked: tuple[Filter, str, bool], first: int, size: int, _steps: Sequence[Step]
 ) -> list[dict[str, Any]]:
     with live().cursor() as con:
         return Gallery(con, *asked).page(first, size, _steps)

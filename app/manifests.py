@@ -224,8 +224,8 @@ def _build(newest: dict[str, Any] | None) -> None:
 
 
 def _number(place: Any, label: str, name: str, least: float, most: float, step: float) -> float:
-    default = float(DEFAULTS[name])
-    given = place.number_input(label, least, most, default, step, "%.3f", key=name, bind="query-params")
+    default: Any = DEFAULTS[name]
+    given = place.number_input(label, least, most, float(default), step, "%.3f", key=name, bind="query-params")
     return float(f"{given:.3f}")
 
 

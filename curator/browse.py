@@ -1,6 +1,6 @@
 """The labels of a generation in the order in which people look at them, kept so that a page takes milliseconds.
 
-    labels of g, images --sql/browse.sql------> one row per image, sorted by split, class, confidence
+    labels of g, images --sql/browse_rows.sql--sql/browse.sql--> one row per image, sorted by split, class, confidence
     labels of g         --sql/histograms.sql--> how many images have which confidence, per split and class
 
 Labels lie in image order, in which a page of one class reads all of them. See derived.py for when the tables are made.
@@ -18,7 +18,7 @@ from curator.store import Store
 if TYPE_CHECKING:
     import duckdb
 
-FAMILY = Family(("browse", "histograms"), None, 32_768)
+FAMILY = Family(("browse", "histograms"), "browse_rows", 32_768)
 COMMAND = "curator index"
 
 

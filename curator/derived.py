@@ -31,13 +31,13 @@ class Family(NamedTuple):
 
     Attributes:
         tables: Their names, each made by sql/NAME.sql; the last one says that all are there, so it is written last.
-        common: A query of sql/ that they all read, under its own name; None for none.
+        common: A query of sql/ whose answer they read, under its own name.
         group: Rows of a row group: small, so that a page of one class reads little. Groups are passed over by their
             lowest and highest values.
     """
 
     tables: tuple[str, ...]
-    common: str | None
+    common: str
     group: int
 
 
@@ -96,9 +96,8 @@ def keep(
             want = find(con, versions["labels"])
             if want is None or is_kept(con, family, want):
                 return want
-            if family.common:
-                query = queries.text(family.common)
-                con.execute(f"create temp table {family.common} as {query}", queries.bind(con, query, want._asdict()))
+            query = queries.text(family.common)
+            con.execute(f"create temp table {family.common} as {query}", queries.bind(con, query, want._asdict()))
             for name in family.tables:
                 _put(store, con, name, want, family.group)
     return want

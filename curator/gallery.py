@@ -98,7 +98,9 @@ class Gallery:
         for measure in ("confidence", "margin", "entropy"):
             values[f"{measure}_from"], values[f"{measure}_to"] = values.pop(measure)
         self._values: dict[str, Any] = values
-        self._steps = _steps(decision, wanted.source, is_sorted)
+        # nothing that nobody has reviewed has a newest decision
+        undecided = decision == "none" and self._query != "newest"
+        self._steps = _steps(is_sorted, decision is not None, undecided, wanted.source)
 
     def count(self) -> int:
         """How many images there are."""
@@ -157,13 +159,14 @@ def index(store: Store, generation: int | None = None) -> list[dict[str, Any]]:
     return [{"generation": each, "images": browse.keep(store, each)} for each in wanted]
 
 
-def _steps(decision: str | None, source: str | None, is_sorted: bool) -> dict[str, str]:
+def _steps(is_sorted: bool, reviewed: bool, undecided: bool, source: str | None) -> dict[str, str]:
     """The steps to the relation `found`; what is not asked for costs nothing."""
     steps = {"everything": "from stored_browse" if is_sorted else queries.text("gallery_unsorted")}
     steps |= queries.steps("latest_reviews")
-    steps["reviewed"] = "from everything"
-    if decision:
-        steps["reviewed"] = queries.text("gallery_undecided" if decision == "none" else "gallery_decided")
+    if reviewed:
+        steps["reviewed"] = queries.text("gallery_undecided" if undecided else "gallery_decided")
+    else:
+        steps["reviewed"] = "from everything"
     if source:
         steps["kept"] = "select image_id, source from read_parquet($files)"
         steps["chosen"] = queries.text("gallery_left_out" if source == "none" else "gallery_selected")

@@ -164,6 +164,13 @@ def test_as_counted_one_by_one(world: Store, seed: int) -> None:
     assert found > 30  # the filters let something through
 
 
+def test_nothing_undecided_has_a_newest_decision(world: Store) -> None:
+    with closing(world.connect()) as con:
+        asked = Gallery(con, Filter(1, decision="none"), "newest decision")
+        assert asked.count() == 0
+        assert asked.page(0, 24) == []
+
+
 def test_pages_are_the_whole(world: Store) -> None:
     with closing(world.connect()) as con:
         asked = Gallery(con, Filter(1), "highest confidence")
