@@ -32,7 +32,7 @@ from disagreement import command, make, memory_gib, replaced
 from playwright.sync_api import sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from browser import CHROMIUM, SETTLED, serve
+from browser import BEGUN, CHROMIUM, SETTLED, serve
 
 RESULT = Path(__file__).parent / "results" / "app.md"
 PICTURES = 1000
@@ -140,6 +140,7 @@ class Clock:
         """Seconds until a page is there that is opened by its URL."""
         began = time.perf_counter()
         self.page.goto(f"{self.url}/{path}")
+        self.page.wait_for_selector(BEGUN)
         self.page.wait_for_selector(SETTLED)
         self._pictures()
         return time.perf_counter() - began

@@ -27,6 +27,7 @@ from typing import Any
 import pytest
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+BEGUN = '[data-testid="stMain"] :is(h1, [data-testid="stAlert"])'
 SETTLED = '[data-testid="stApp"][data-test-script-state="notRunning"]'
 
 
@@ -89,6 +90,8 @@ class Tab:
     def open(self, path: str = "") -> Tab:
         """Goes to a page of the app, and waits until it is there."""
         self.page.goto(f"{self.url}/{path}")
+        # before the first run has begun the app looks settled, too
+        self.page.wait_for_selector(BEGUN)
         return self.settle()
 
     def settle(self) -> Tab:

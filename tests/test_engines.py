@@ -1,7 +1,6 @@
 """Engines: their answers are torch's or they are not used; which one computed stays known."""
 
 import re
-import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator

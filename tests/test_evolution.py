@@ -404,7 +404,8 @@ def test_a_calibrated_selection_and_event_files(
     assert all(step["done"] for step in again.json["steps"])
     assert everything(store.path) == before
     # the other way about, the manifest that is there was built otherwise
-    assert f"calibration {fitted['temperature']} -> None" in refused(store, CALIBRATED.replace("calibrated = true\n", ""))
+    uncalibrated = CALIBRATED.replace("calibrated = true\n", "")
+    assert f"calibration {fitted['temperature']} -> None" in refused(store, uncalibrated)
     text = PLAN.replace("per_class = 12", "per_class = 12\ncalibrated = true")
     assert "build-manifest g0-plan: calibrated False -> True" in refused(store, text)
 

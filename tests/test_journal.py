@@ -1,7 +1,6 @@
 """TensorBoard's event files: what the metrics table has, read back with TensorBoard's own reader, over stops too."""
 
 import builtins
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import Answer
-from pictures import OWN, Watched, taught, teach
+from pictures import OWN, Watched, teach
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from curator.errors import InputError

@@ -1,14 +1,12 @@
 """Phases: which rows at which steps, fine-tuning and pretraining, and stopping and going on anywhere between them."""
 
 import json
-import shutil
 import signal
 import time
-from pathlib import Path
 
 import pytest
 import torch
-from pictures import OWN, Watched, start, taught, teach, wait_for, weights_hash
+from pictures import OWN, Watched, start, teach, wait_for, weights_hash
 from safetensors.torch import load_file
 
 from curator import checkpoints, phases, recipes

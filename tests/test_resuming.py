@@ -6,13 +6,12 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 from conftest import Answer
-from pictures import NOISY, OWN, Watched, on_a_small_disk, start, taught, teach, wait_for, weights_hash
+from pictures import NOISY, OWN, Watched, on_a_small_disk, start, teach, wait_for, weights_hash
 
 from curator import checkpoints, packs
 from curator.errors import CuratorError, InputError, StoreError

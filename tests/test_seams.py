@@ -5,7 +5,6 @@ import hashlib
 import json
 import pickle
 import re
-import shutil
 import subprocess
 import sys
 from collections import Counter

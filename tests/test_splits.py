@@ -1,9 +1,7 @@
 """Labeling split by split: what one run left behind never shows as a piece of a split that the next did not ask for."""
 
-import shutil
 import signal
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from conftest import Answer

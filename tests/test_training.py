@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Answer
-from pictures import NOISY, OWN, Watched, taught, teach, weights_hash
+from pictures import NOISY, OWN, Watched, teach, weights_hash
 from safetensors.torch import load_file
 
 from curator import loader, manifests, packs

@@ -12,7 +12,7 @@ import torch
 from conftest import Answer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import NOISY, OWN, Watched, picture, start, taught, teach, wait_for, weights_hash, write
+from pictures import NOISY, OWN, Watched, picture, start, teach, wait_for, weights_hash, write
 from safetensors.torch import load_file
 from test_ranks import run
 
