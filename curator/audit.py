@@ -235,7 +235,9 @@ def _draw(store: Store, key: Key) -> None:
     """
     store.make("audits")
     table = store.delta("audits")
-    with closing(store.connect()) as con:
+    with closing(store.connect({"audits": table.version()})) as con:
+        if con.execute(_SAMPLE, key._asdict()).fetchone():  # drawn since somebody looked
+            return
         selection.prepare(con, Parameters(key.generation, per_class=1))  # the leaks, as build-manifest takes them
         query = queries.text("audit_draw")
         images: pa.Table = con.sql(query, params=queries.bind(con, query, key._asdict())).to_arrow_table()

@@ -20,7 +20,7 @@ from conftest import CLASSES, read_lineage
 from test_labels import ROWS, URIS, generation, write
 from test_manifests import files_of
 
-from curator import labels, manifests, softlabels
+from curator import label_file, labels, manifests, softlabels
 from curator.images import add_images
 from curator.labels import import_labels
 from curator.schema import IMAGES
@@ -55,7 +55,7 @@ def test_a_generation_becomes_visible_in_one_commit(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Parts of two batches each: a reader sees none of the generation or all of it, never a part."""
-    monkeypatch.setattr(labels, "_IMPORT_BATCH", 100)
+    monkeypatch.setattr(label_file, "_BATCH", 100)
     monkeypatch.setattr(labels, "_PART_ROWS", 200)
     n = 4000
     uris = [f"more/{i}.jpg" for i in range(n)]
