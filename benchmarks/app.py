@@ -226,7 +226,7 @@ def review(clock: Clock) -> list[tuple[str, list[float]]]:
     image = "document.images.length ? document.images[0].alt : ''"
     clock.load("review")
     found = []
-    for name, key in (("accept", "a"), ("reject", "x"), ("second class", "2")):
+    for name, key in (("accept", "a"), ("reject", "x"), ("first class", "1")):
         times = []
         for _ in range(20):
             times.append(clock.step(lambda key=key: clock.page.keyboard.press(key), image) * 1e3)
