@@ -14,8 +14,8 @@ import streamlit as st
 from curator import account, comparison, manifests, policies
 from curator.errors import CuratorError
 from curator.manifests import Manifest
+from curator.names import check_name
 from curator.parameters import DEFAULTS, FILLS, NEAR_LEAKS, TARGETS
-from curator.store import check_name
 
 from . import choices, links, tiles
 from .live import live, rows

@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).parent / "selection"))
 from pool import _GROUP, _PART, CLASSES, _images, _labels
 
-from curator import queries
+from curator import delta, queries
 from curator.labels import PartWriter, publish
 from curator.store import Store
 
@@ -136,7 +136,7 @@ def make(path: Path, rows: int, place: Place = lambda table: table) -> None:
         split, label = np.where(held, "holdout", "unlabeled"), pa.array(truth, mask=~held)
         images = replaced(_images(ids, start), split=split, label=label)
         pq.write_table(place(images), pictures[-1], compression="zstd", row_group_size=_GROUP)
-    store.publish(store.delta("images"), pictures, "synthetic images")
+    delta.publish(store.delta("images"), pictures, "synthetic images")
     for generation, files in parts.items():
         publish(store, store.delta("labels"), files, generation)
 

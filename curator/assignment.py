@@ -14,9 +14,10 @@ from typing import Any
 
 from curator import manifests, network, packs, phases
 from curator.errors import InputError
+from curator.names import check_name
 from curator.recipes import Recipe
 from curator.rows import Fold, Rows
-from curator.store import Store, Versions, check_name
+from curator.store import Store, Versions
 
 
 class Assignment:

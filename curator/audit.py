@@ -22,13 +22,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curator import queries, selection
+from curator import delta, queries, selection
 from curator.account import wilson
+from curator.delta import CommitRaced
 from curator.errors import InputError
 from curator.parameters import Parameters
 from curator.reviews import class_index
 from curator.schema import AUDITS
-from curator.store import CommitRaced, Store
+from curator.store import Store
 
 if TYPE_CHECKING:
     import duckdb
@@ -258,7 +259,7 @@ def _draw(store: Store, key: Key) -> None:
     claim = "audit " + " ".join(map(str, key))
     try:
         pq.write_table(sample, file, compression="zstd")
-        store.publish(table, [file], claim)
+        delta.publish(table, [file], claim)
     except CommitRaced:
         file.unlink()
     except BaseException:

@@ -12,7 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curator.store import CommitRaced, Store, paths_of
+from curator import delta
+from curator.delta import CommitRaced, paths_of
+from curator.store import Store
 
 if TYPE_CHECKING:
     import deltalake
@@ -54,7 +56,7 @@ class ImageCommits:
             file = folder / f"{uuid.uuid4().hex}.parquet"
             try:
                 pq.write_table(rows, file, compression="zstd")
-                self._store.publish(self._table, [file], "images")
+                delta.publish(self._table, [file], "images")
             except CommitRaced:
                 file.unlink()
                 self._table = self._store.delta("images")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
-from curator import queries
+from curator import delta, queries
 from curator.lock import alone
 from curator.store import Store
 
@@ -115,7 +115,7 @@ def _put(store: Store, con: duckdb.DuckDBPyConnection, name: str, want: Wanted, 
             os.fsync(written.fileno())
         # A file that was merged holds other generations too. They come back when they are asked for.
         gone = _holding(table, want.generation)
-        store.publish(table, [file], f"{name} of generation {want.generation}", gone=gone)
+        delta.publish(table, [file], f"{name} of generation {want.generation}", gone=gone)
     except BaseException:
         store.discard(name, file)
         raise

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curator import confirmation, neighbors, progress, queries
+from curator import confirmation, delta, neighbors, progress, queries
 from curator.errors import InputError
 from curator.schema import DUPLICATES
 from curator.store import Store, Versions
@@ -313,7 +313,7 @@ def _keep(store: Store, version: int, looked: Scan, rows: pa.Table) -> None:
     stated = json.dumps(looked._asdict() | {"rule": looked.rule._asdict()})
     try:
         pq.write_table(rows.replace_schema_metadata({_FOOTER: stated.encode()}), file, compression="zstd")
-        store.publish(table, [file], "duplicates", replace=True)
+        delta.publish(table, [file], "duplicates", replace=True)
     except BaseException:
         store.discard("duplicates", file)
         raise

@@ -29,10 +29,11 @@ from curator import held_out, network, progress, recipes, softlabels, training
 from curator.errors import InputError
 from curator.inference import predict
 from curator.lock import alone
+from curator.names import check_name
 from curator.ranks import device_of
 from curator.recipes import Recipe
 from curator.rows import Fold, labeled_rows
-from curator.store import Store, Versions, check_name
+from curator.store import Store, Versions
 
 MOST_FOLDS = 100
 _BATCH = 64

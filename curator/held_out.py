@@ -18,8 +18,9 @@ import pyarrow as pa
 from curator import label_file, queries, softlabels
 from curator.errors import InputError
 from curator.lock import alone
+from curator.names import check_name
 from curator.schema import HELD_OUT
-from curator.store import Store, check_name
+from curator.store import Store
 
 IMPORTED = -1  # the fold of labels from elsewhere
 

@@ -24,11 +24,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curator import label_file, publication, queries, softlabels
+from curator import delta, label_file, publication, queries, softlabels
+from curator.delta import CommitRaced
 from curator.errors import InputError
 from curator.histogram import Histogram
+from curator.names import check_name
 from curator.schema import LABELS, MODELS
-from curator.store import CommitRaced, Store, check_name
+from curator.store import Store
 
 if TYPE_CHECKING:
     import deltalake
@@ -172,7 +174,7 @@ def check_generation(con: duckdb.DuckDBPyConnection, generation: int, model: str
 
 def publish(store: Store, table: deltalake.DeltaTable, parts: list[Path], generation: int) -> None:
     """Makes the parts of a generation visible in one commit."""
-    store.publish(table, parts, f"generation {generation}")
+    delta.publish(table, parts, f"generation {generation}")
 
 
 def import_labels(store: Store, file: str, generation: int, model: str, max_rejected: int = 0) -> Imported:

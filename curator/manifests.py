@@ -21,11 +21,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curator import checks, digests, duplicates, policies, progress, queries, selection
+from curator.delta import paths_of
 from curator.errors import AnswerIsNo, InputError, some, suggestion
 from curator.lock import alone
+from curator.names import check_name
 from curator.parameters import DEFAULTS, Parameters
 from curator.schema import MANIFEST_ROW, MANIFESTS
-from curator.store import ABSENT, Store, Versions, check_name, paths_of
+from curator.store import ABSENT, Store, Versions
 
 if TYPE_CHECKING:
     import duckdb

@@ -13,10 +13,11 @@ from typing import Any
 from curator import manifests, policies, recipes, selection, usersql
 from curator.configuration import Key
 from curator.errors import InputError, suggestion
+from curator.names import check_name
 from curator.parameters import Parameters
 from curator.recipes import Recipe
 from curator.schema import IMAGES, LABELS
-from curator.store import Store, check_name
+from curator.store import Store
 
 SCRATCH, TEACHER = "scratch", "teacher"  # what a round's init may be besides the name of a model
 

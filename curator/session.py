@@ -14,10 +14,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake.exceptions import DeltaError
 
+from curator.delta import paths_of
 from curator.errors import InputError
 from curator.reviews import Review, record
 from curator.schema import DECISIONS, REVIEWS
-from curator.store import Store, paths_of
+from curator.store import Store
 
 
 class Made(NamedTuple):

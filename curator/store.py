@@ -14,11 +14,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import shutil
 import tempfile
-import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -28,11 +26,12 @@ from urllib.parse import unquote
 import deltalake
 import pyarrow as pa
 import pyarrow.parquet as pq
-from deltalake.exceptions import CommitFailedError, DeltaError
-from deltalake.transaction import AddAction, RemoveAction
+from deltalake.exceptions import DeltaError
 
-from curator import queries
+from curator import delta, queries
+from curator.delta import CommitRaced, paths_of
 from curator.errors import InputError, StoreError, interrupted, some
+from curator.names import MOST_CLASSES, check_classes, check_path
 from curator.schema import CLASSES, TABLES
 
 if TYPE_CHECKING:
@@ -42,10 +41,7 @@ FORMAT = 2
 KEPT_CLASSES = 20
 # Of DuckDB, which puts what is above it into temporary files; readers' buffers and Python itself come on top.
 MEMORY = "1GB"
-MOST_CLASSES = 2**15
 _SETTINGS = "store.json"
-# What deltalake 1.6 cannot have in the path of a table: it stops with a Rust panic, or looks elsewhere.
-_UNFIT = re.compile(r"[][|^\\\x00-\x1f\x7f\ud800-\udfff]|%[0-9A-Fa-f]{2}")
 # Where a table's name is also the name of a folder of artefacts, the table lies beside it.
 _TABLE_FOLDERS = {name: name for name in TABLES} | {"manifests": "manifest_table", "models": "model_table"}
 # Made when something is first written to them; until then they are empty.
@@ -60,10 +56,6 @@ _MOST_SMALL, _SMALL = 100, 2**23
 _ZSTD = deltalake.WriterProperties(compression="ZSTD")
 
 Versions = Mapping[str, int]
-
-
-class CommitRaced(StoreError):
-    """Another process committed the same claim first; nothing was changed."""
 
 
 class Settings(NamedTuple):
@@ -86,7 +78,7 @@ class Store:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        _check_path(self.path)
+        check_path(self.path)
         try:
             stated = json.loads((self.path / _SETTINGS).read_text("utf-8"))
             if stated["format"] != FORMAT:
@@ -124,9 +116,9 @@ class Store:
             InputError: The class names or the number of kept classes cannot be used.
         """
         path = Path(path)
-        _check_path(path)
+        check_path(path)
         if class_names is not None:
-            _check_classes(class_names)
+            check_classes(class_names)
         if kept_classes is not None and not 1 <= kept_classes <= MOST_CLASSES:
             raise InputError(f"no store can keep {kept_classes} classes", f"keep 1 to {MOST_CLASSES} of them, or all")
         if (path / _SETTINGS).exists():
@@ -325,7 +317,7 @@ class Store:
             pq.write_table(rows, file, compression="zstd")
             with file.open("rb") as written:
                 os.fsync(written.fileno())
-            self.publish(opened, [file], f"the rows of {table} together", gone=small, moved=True)
+            delta.publish(opened, [file], f"the rows of {table} together", gone=small, moved=True)
         except CommitRaced:
             file.unlink()
         except BaseException:
@@ -346,44 +338,6 @@ class Store:
                 if not place.exists():  # else another process was faster
                     raise
 
-    def publish(
-        self,
-        table: deltalake.DeltaTable,
-        files: Sequence[Path],
-        claim: str,
-        replace: bool = False,
-        gone: Sequence[str] = (),
-        moved: bool = False,
-    ) -> None:
-        """Makes finished Parquet files part of a table, all of them in one commit.
-
-        Args:
-            table: The table at the version that the caller looked at when it decided what to write.
-            files: Parquet files below the table's folder.
-            claim: What is being published. Of two processes that publish the same claim from the same state, one wins.
-            replace: Whether they take the place of the files that the table has.
-            gone: Paths, as the table names them, of files that leave it in the same commit.
-            moved: Whether the files hold the rows of those that leave, and no others: no reader has to look again, and
-                no append at the same time fails.
-
-        Raises:
-            CommitRaced: Another process published the claim in the meantime; nothing was changed.
-        """
-        folder = Path(unquote(table.table_uri.removeprefix("file://")))
-        actions: list[AddAction | RemoveAction] = [_add_action(folder, file, not moved) for file in files]
-        actions += [RemoveAction(path, not moved, time.time_ns() // 1_000_000) for path in gone]
-        turn = (table.transaction_version(claim) or 0) + 1
-        try:
-            table.create_write_transaction(
-                actions,
-                "overwrite" if replace else "append",
-                table.schema(),
-                commit_properties=deltalake.CommitProperties(app_transactions=[deltalake.Transaction(claim, turn)]),
-            )
-        except CommitFailedError:
-            mend = "run the same command again"
-            raise CommitRaced(f"another process published {claim} at the same time", mend) from None
-
     def discard(self, table: str, file: Path) -> None:
         """Deletes a file whose publication failed, unless it came so far that the table names it.
 
@@ -402,7 +356,7 @@ class Store:
         Raises:
             InputError: A name is empty or repeated, or there are more classes than 16 bits can number.
         """
-        _check_classes(class_names)
+        check_classes(class_names)
         table = self.delta("classes")
         # Two first imports may both have seen no classes: the later one goes on only with the same ones.
         if not paths_of(table):
@@ -410,7 +364,7 @@ class Store:
             file = self.path / "classes" / f"{uuid.uuid4().hex}.parquet"
             try:
                 pq.write_table(rows, file)
-                self.publish(table, [file], "the classes")
+                delta.publish(table, [file], "the classes")
             except CommitRaced:
                 file.unlink()
             except BaseException:
@@ -418,71 +372,3 @@ class Store:
                 raise
         if self.classes() != list(class_names):
             raise CommitRaced(f"the store has other classes by now ({some(self.classes())})", "run the command again")
-
-
-def paths_of(table: deltalake.DeltaTable) -> list[str]:
-    """The paths of a table's files, sorted; deltalake gives them with the escapes of a URL."""
-    return sorted(unquote(uri.removeprefix("file://")) for uri in table.file_uris())
-
-
-def _check_path(path: Path) -> None:
-    if re.match(r"\w{2,}:/", str(path)):  # Path makes one slash of two
-        raise StoreError(f"the store '{path}' is a URL, and only folders can be read so far", "use a local folder")
-    found = _UNFIT.search(str(path.absolute()))
-    if found:
-        what = f"a store cannot lie at {str(path.absolute())!r}, because of the {found.group()!r} in its path"
-        raise StoreError(what, "choose another --store, or rename the folder")
-
-
-def _check_classes(class_names: Sequence[str]) -> None:
-    seen: dict[str, int] = {}
-    for line, name in enumerate(class_names, start=1):
-        if not name:
-            raise InputError(f"class {line} has an empty name", "give every class a name, one a line")
-        if name in seen:
-            raise InputError(
-                f"the class '{name}' appears twice, as number {seen[name]} and number {line}",
-                "remove one of them from the class file",
-            )
-        seen[name] = line
-    if not seen:
-        raise InputError("there are no class names", "write one class name a line into the class file")
-    if len(seen) > MOST_CLASSES:
-        raise InputError(f"{len(seen)} classes are more than the {MOST_CLASSES} that a store can hold", "merge classes")
-
-
-def check_name(what: str, name: str) -> None:
-    """Names of models and manifests become folders and SQL views, so they are kept plain.
-
-    Raises:
-        InputError: The name is empty, too long or holds other characters than letters, digits, '.', '_' and '-'.
-    """
-    # SQL does not tell upper from lower case
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) or name.lower().removeprefix("stored_") in TABLES:
-        raise InputError(
-            f"'{name}' cannot be the name of a {what}",
-            "use up to 100 letters, digits, '.', '_' or '-', beginning with a letter or digit, and not a table's name",
-        )
-
-
-def _add_action(folder: Path, file: Path, data_change: bool) -> AddAction:
-    """Delta's record of one file, with the statistics that let other engines skip it."""
-    meta = pq.read_metadata(file)
-    low: dict[str, int] = {}
-    high: dict[str, int] = {}
-    for group in (meta.row_group(i) for i in range(meta.num_row_groups)):
-        for column in (group.column(i) for i in range(group.num_columns)):
-            stats = column.statistics
-            if column.path_in_schema in ("image_id", "generation") and stats is not None and stats.has_min_max:
-                name = column.path_in_schema
-                low[name] = min(low.get(name, stats.min), stats.min)
-                high[name] = max(high.get(name, stats.max), stats.max)
-    state = file.stat()
-    return AddAction(
-        path=file.resolve().relative_to(folder.resolve()).as_posix(),
-        size=state.st_size,
-        partition_values={},
-        modification_time=int(state.st_mtime * 1000),
-        data_change=data_change,
-        stats=json.dumps({"numRecords": meta.num_rows, "minValues": low, "maxValues": high}),
-    )

@@ -12,10 +12,11 @@ import pytest
 from test_images import SMALL_CHUNKS, picture, tree
 from test_store import listing
 
-from curator import commits
+from curator import commits, delta
 from curator.commits import ImageCommits
+from curator.delta import CommitRaced, paths_of
 from curator.schema import IMAGES
-from curator.store import CommitRaced, Store, paths_of
+from curator.store import Store
 
 
 def images(*rows: tuple[int, str, str]) -> pa.Table:
@@ -39,38 +40,29 @@ def test_chunks_that_meet_lose_and_double_nothing(tmp_path: Path) -> None:
     assert {path.name for path in (store.path / "images").glob("*.parquet")} == named
 
 
-class Counted(Store):
-    """A store that counts how often something is published."""
-
-    published = 0
-
-    def publish(self, *arguments: Any) -> None:
-        self.published += 1
-        super().publish(*arguments)
-
-
 def test_an_import_does_not_race_against_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Store.create(tmp_path / "s")
-    store = Counted(tmp_path / "s")
+    store = Store.create(tmp_path / "s")
+    published: list[Any] = []
+    publish = delta.publish
+    monkeypatch.setattr(delta, "publish", lambda *arguments: published.append(arguments) or publish(*arguments))
     read_again: list[str] = []
     monkeypatch.setattr(commits, "_left_to_add", lambda rows, path: read_again.append(path) or rows)
     adding = ImageCommits(store, store.delta("images"))
     for number in range(6):
         adding.add(images((number, str(number), "unlabeled")))
-    assert (store.published, read_again, adding.added) == (6, [], 6)
+    assert (len(published), read_again, adding.added) == (6, [], 6)
 
 
-class Interrupted(Store):
-    """A store whose user presses Ctrl-C at the worst time: the commit is made, and publish has not returned."""
+def test_ctrl_c_after_the_commit_keeps_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the worst time: the commit is made, and publish has not returned."""
+    store = Store.create(tmp_path / "s")
+    publish = delta.publish
 
-    def publish(self, *arguments: Any) -> None:
-        super().publish(*arguments)
+    def interrupted(*arguments: Any) -> None:
+        publish(*arguments)
         raise KeyboardInterrupt
 
-
-def test_ctrl_c_after_the_commit_keeps_its_file(tmp_path: Path) -> None:
-    Store.create(tmp_path / "s")
-    store = Interrupted(tmp_path / "s")
+    monkeypatch.setattr(delta, "publish", interrupted)
     with pytest.raises(KeyboardInterrupt):
         ImageCommits(store, store.delta("images")).add(images((1, "a", "unlabeled")))
     with pytest.raises(KeyboardInterrupt):

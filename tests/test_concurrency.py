@@ -21,10 +21,11 @@ from test_labels import ROWS, URIS, generation, write
 from test_manifests import files_of
 
 from curator import label_file, labels, manifests, softlabels
+from curator.delta import CommitRaced
 from curator.images import add_images
 from curator.labels import import_labels
 from curator.schema import IMAGES
-from curator.store import CommitRaced, Store
+from curator.store import Store
 
 PROGRAM = Path(sys.executable).with_name("curator")
 

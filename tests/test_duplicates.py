@@ -16,10 +16,11 @@ from PIL import Image
 from test_images import tree
 
 from curator import duplicates, neighbors, queries
+from curator.delta import CommitRaced
 from curator.duplicates import Rule, find, last_scan
 from curator.errors import InputError
 from curator.images import add_images
-from curator.store import ABSENT, CommitRaced, Store
+from curator.store import ABSENT, Store
 
 Run = Callable[..., Answer]
 

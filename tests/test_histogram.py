@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curator import labels, manifests, selection
+from curator.delta import paths_of
 from curator.histogram import EDGE, Histogram
 from curator.labels import import_labels
-from curator.store import Store, paths_of
+from curator.store import Store
 
 confidences = st.lists(
     st.floats(0, 1, width=32) | st.sampled_from([0.0, 0.3, float(EDGE), 0.5, 1 - 2**-24, 1.0]), min_size=1, max_size=60

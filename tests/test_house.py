@@ -21,6 +21,8 @@ ORDER = [
     "progress",
     "queries",
     "usersql",
+    "delta",
+    "names",
     "store",
     "commits",
     "decode",

@@ -9,10 +9,11 @@ from test_reviews import decided
 
 from curator import manifests
 from curator import store as stores
+from curator.delta import paths_of
 from curator.errors import InputError
 from curator.reviews import add_review, record
 from curator.session import Session
-from curator.store import Store, paths_of
+from curator.store import Store
 
 
 def reviews(store: Store) -> list[tuple[object, ...]]:

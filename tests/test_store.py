@@ -18,12 +18,14 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import CLASSES, Answer
 
-from curator import reviews
+from curator import delta, reviews
+from curator.delta import CommitRaced, paths_of
 from curator.errors import InputError, StoreError
 from curator.images import add_images, read_bytes
+from curator.names import check_name
 from curator.schema import CLASSES as CLASS_TABLE
 from curator.schema import TABLES
-from curator.store import CommitRaced, Store, check_name, paths_of
+from curator.store import Store
 
 Run = Callable[..., Answer]
 TABLE_FOLDERS = {"images", "labels", "reviews", "model_table", "metrics", "classes", "manifest_table"}
@@ -270,14 +272,14 @@ def test_a_claim_that_lost_the_race_changes_nothing(tmp_path: Path) -> None:
         file = store.path / "classes" / f"{name}.parquet"
         pq.write_table(pa.table({"label": [0], "class_name": [name]}).cast(CLASS_TABLE.schema), file)
         if at is table:
-            store.publish(at, [file], "the classes")
+            delta.publish(at, [file], "the classes")
             continue
         with pytest.raises(CommitRaced, match="another process published the classes"):
-            store.publish(at, [file], "the classes")
+            delta.publish(at, [file], "the classes")
     assert store.classes() == ["cat"]
     assert store.versions()["classes"] == 1
     # from the newest state the same claim may be made again
-    store.publish(store.delta("classes"), [store.path / "classes" / "dog.parquet"], "the classes")
+    delta.publish(store.delta("classes"), [store.path / "classes" / "dog.parquet"], "the classes")
 
 
 def test_classes_are_defined_once(tmp_path: Path) -> None:

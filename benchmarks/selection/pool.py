@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curator import delta
 from curator.labels import PartWriter, publish
 from curator.schema import IMAGES, LABELS
 from curator.softlabels import round_probabilities
@@ -43,7 +44,7 @@ def make(path: Path, rows: int, wide: bool) -> None:
             pq.write_table(_images(ids, start), pictures[-1], compression="zstd", row_group_size=_GROUP)
     publish(store, store.delta("labels"), parts, 0)
     if wide:
-        store.publish(store.delta("images"), pictures, "synthetic images")
+        delta.publish(store.delta("images"), pictures, "synthetic images")
 
 
 def _labels(rng: np.random.Generator, ids: np.ndarray, wide: bool) -> pa.Table:

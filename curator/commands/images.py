@@ -32,8 +32,9 @@ def init(
     Example: curator init --classes classes.txt
     """
     from curator.errors import InputError
+    from curator.names import MOST_CLASSES
     from curator.sources import read_class_file
-    from curator.store import MOST_CLASSES, Store
+    from curator.store import Store
 
     try:
         kept = MOST_CLASSES if keep_classes == "all" else int(keep_classes) if keep_classes is not None else None
