@@ -47,3 +47,19 @@ def test_the_address_is_the_answer(store: Store, browser) -> None:  # noqa: F811
         tab = Tab(browser, url).open()
         assert "Overview" in tab.text
         assert not tab.errors
+
+
+def test_a_damaged_store_says_what_helps(store: Store, browser) -> None:  # noqa: F811
+    with serve(store.path) as url:
+        tab = Tab(browser, url).open("gallery")
+        assert "9 images" in tab.text
+        for file in (store.path / "labels").rglob("*.parquet"):  # while the app is open
+            file.write_bytes(file.read_bytes()[:100])
+        for page in ("", "gallery", "review"):
+            tab.open(page)
+            assert "Traceback" not in tab.text
+    with serve(store.path) as url:
+        for page in ("", "gallery", "review"):
+            tab = Tab(browser, url).open(page)
+            assert "restore" in tab.text, page
+            assert not tab.errors

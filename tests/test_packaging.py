@@ -105,10 +105,10 @@ def test_wheel_contents(wheel: Path) -> None:
     assert "curator/py.typed" in names
     tracked = {
         "curator/" + path.relative_to(ROOT).as_posix()
-        for pattern in ("sql/**/*.sql", "models/**/*.toml")
+        for pattern in ("sql/**/*.sql", "models/**/*.toml", "app/*.py")
         for path in ROOT.glob(pattern)
     }
-    assert {Path(name).suffix for name in tracked} == {".sql", ".toml"}
+    assert {Path(name).suffix for name in tracked} == {".sql", ".toml", ".py"}
     assert tracked <= set(names)
 
 
@@ -131,6 +131,22 @@ def test_queries_and_recipes_are_installed(installed: Installed) -> None:
     assert done.returncode == 0, done.stderr
     want = [len(list(ROOT.glob(pattern))) for pattern in ("sql/*.sql", "models/*.toml")]
     assert [int(line) for line in done.stdout.split()] == want
+
+
+def test_the_app_is_installed(installed: Installed) -> None:
+    code = (
+        "from importlib.resources import files\n"
+        "from streamlit.testing.v1 import AppTest\n"
+        "from curator.store import Store\n"
+        "Store.create('store', ['ant'])\n"
+        "page = AppTest.from_file(str(files('curator.app').joinpath('main.py')), default_timeout=30).run()\n"
+        "print(files('curator.app'), page.title[0].value, len(page.exception), sep='|')\n"
+    )
+    done = installed.run("python", "-c", code)
+    assert done.returncode == 0, done.stderr
+    place, title, exceptions = done.stdout.strip().split("|")
+    assert Path(place).resolve().is_relative_to(installed.prefix.resolve())
+    assert (title, exceptions) == ("Overview", "0")
 
 
 def test_help(installed: Installed) -> None:
