@@ -167,6 +167,9 @@ def test_command(store: Store, ids: dict[str, int], curator: Callable[..., Answe
     assert "3 images to look at (manifest m): 3 doubt" in curator(
         "quality", "queue", "--limit", 3, "--store", store.path
     ).out  # fmt: skip
+    only = curator("quality", "queue", "--reason", "doubt", "--json", "--store", store.path).json
+    assert {row["reason"] for row in only["images"]} == {"doubt"}
+    assert curator("quality", "queue", "--reason", "dout", "--store", store.path).code == 2
 
 
 def test_no_labels_yet(tmp_path: Path, curator: Callable[..., Answer]) -> None:

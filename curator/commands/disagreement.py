@@ -68,6 +68,7 @@ def show_disagreement(
 def queue(
     limit: Annotated[int, typer.Option(help="Most images.", min=1, max=100_000)] = 50,
     class_name: Annotated[str | None, typer.Option("--class", help="Only this class.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Only leak, label, flip, doubt or 'close call'.")] = None,
     store: StoreOption = DEFAULT_STORE,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -79,7 +80,7 @@ def queue(
     from curator import worklist
     from curator.store import Store
 
-    found = worklist.worklist(Store(store), limit, class_name)
+    found = worklist.worklist(Store(store), limit, class_name, reason)
     of = f"manifest {found.manifest}" if found.manifest else f"generation {found.generation}, no manifest yet"
     counts = worklist.summary(found)
     said = ", ".join(f"{number} {reason}" for reason, number in counts.items())
