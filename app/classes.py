@@ -113,6 +113,9 @@ def _summary(found: pd.DataFrame, table: pd.DataFrame) -> None:
 
 def _rows(table: pd.DataFrame, generation: int) -> None:
     """The table of the classes; the selected one goes into the URL."""
+    if table.empty:
+        st.info("No class passes these filters.", icon=":material/info:")
+        return
     shown = pd.DataFrame({"class_name": [short(name) for name in table["class_name"]]})
     labels = table["label"].tolist()
     # in one order, so that another order of the table asks for nothing new

@@ -9,7 +9,7 @@ from curator.errors import CuratorError
 
 from . import calibration, classes, disagreement, gallery, image, manifests, overview, review, sql, training
 from .links import use
-from .live import live
+from .live import MEMORY, live
 from .words import failed, short
 
 # A picture of its own: for a symbol the browser would ask a server of fonts.
@@ -50,6 +50,8 @@ def run() -> None:
         chosen.run()
     except CuratorError as error:
         failed(error)
-    except duckdb.IOException as error:
+    except duckdb.OutOfMemoryException:
+        failed(CuratorError(f"the page needs more memory than the {MEMORY} that pages may use", "narrow its filters"))
+    except duckdb.Error as error:
         said = str(error).splitlines()[0]
         failed(CuratorError(f"{_DAMAGE} ({said})", "restore it from a backup; curator check says what manifests miss"))

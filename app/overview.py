@@ -8,9 +8,8 @@ import altair as alt
 import pandas as pd
 import streamlit as st
 
-from curator import account, manifests
+from curator import account, duplicates, manifests
 from curator.situation import Situation, situation
-from curator.store import ABSENT
 
 from .links import to
 from .live import answer, live
@@ -23,7 +22,7 @@ def show() -> None:
     """The page."""
     st.title("Overview")
     now = live()
-    found = situation(now.store.path, dict(now.state())["duplicates"] != ABSENT, _ask)
+    found = situation(now.store.path, _scanned(now.state()), _ask)
     _figures(found)
     left, right = st.columns([2, 1], gap="large")
     with left:
@@ -32,6 +31,11 @@ def show() -> None:
             _funnel(found.extent["manifest"])
     with right:
         _next(found)
+
+
+@st.cache_data(show_spinner=False, max_entries=20)
+def _scanned(state: tuple[tuple[str, int], ...]) -> bool:
+    return duplicates.last_scan(live().store, dict(state)["duplicates"]) is not None
 
 
 def _ask(query: str) -> list[dict[str, Any]]:

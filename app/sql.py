@@ -108,7 +108,7 @@ def _answer(query: str) -> None:
     except InputError as error:
         st.error("There is no answer.", icon=":material/error:")
         st.code("\n".join(map(short, error.what.splitlines())), language=None, wrap_lines=False)
-        if "--" in error.mend:  # a limit, which the command line can raise
+        if "or raise --" in error.mend:  # a limit, which the command line can raise
             st.text("Narrow it, or ask on the command line, which allows more:")
             st.code(_command(query, "table"), language="bash", wrap_lines=True)
     finally:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import ipaddress
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Mapping
 from importlib.resources import files
@@ -25,6 +27,7 @@ _SETTINGS = {
     "client.toolbarMode": "viewer",
     "client.showErrorDetails": "none",
     "logger.level": "warning",
+    "logger.enableRich": "false",  # it would write to standard output, which is for the answer
     "global.disableWidgetStateDuplicationWarning": "true",  # the gallery turns back to its first page
 }
 
@@ -36,11 +39,22 @@ class Server(NamedTuple):
         url: Where the pages will be.
         command: The program and its arguments.
         environment: Its environment.
+        is_local: Whether only this machine reaches it.
     """
 
     url: str
     command: list[str]
     environment: Mapping[str, str]
+    is_local: bool
+
+    def run(self) -> int:
+        """Runs it until it ends, or Ctrl-C or SIGTERM ends it and this; returns its exit code."""
+        # streamlit greets on standard output, which is for the answer
+        with subprocess.Popen(self.command, env=self.environment, stdout=subprocess.DEVNULL) as running:
+            try:
+                return running.wait()
+            finally:
+                running.terminate()
 
 
 def server(store: Store, port: int | None = None, address: str = ADDRESS) -> Server:
@@ -61,7 +75,8 @@ def server(store: Store, port: int | None = None, address: str = ADDRESS) -> Ser
     command = [sys.executable, "-m", "streamlit", "run", str(files("curator.app").joinpath("main.py"))]
     command += [f"--{name}={value}" for name, value in settings.items()]
     shown = f"[{address}]" if ":" in address else address
-    return Server(f"http://{shown}:{found}", command, os.environ | {STORE: str(store.path.absolute())})
+    is_local = all(ipaddress.ip_address(place[4][0]).is_loopback for place in socket.getaddrinfo(address, found))
+    return Server(f"http://{shown}:{found}", command, os.environ | {STORE: str(store.path.absolute())}, is_local)
 
 
 def _free(port: int | None, address: str) -> int:

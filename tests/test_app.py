@@ -1,9 +1,17 @@
 """The app as a whole: the command, the address, the order of imports, the states in which there is nothing to show."""
 
 import ast
+import contextlib
+import json
+import signal
 import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from pathlib import Path
 
+import pytest
 from browser import Tab, browser, serve  # noqa: F401 - a fixture
 
 from curator.store import Store
@@ -63,3 +71,20 @@ def test_a_damaged_store_says_what_helps(store: Store, browser) -> None:  # noqa
             tab = Tab(browser, url).open(page)
             assert "restore" in tab.text, page
             assert not tab.errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_stops_when_it_is_told_to(store: Store, number: signal.Signals) -> None:
+    command = [Path(sys.executable).with_name("curator"), "app", "--store", store.path, "--json"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    url = json.loads("".join(running.stdout.readline() for _ in range(4)))["url"]
+    for _ in range(100):
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/_stcore/health", timeout=1):
+            break
+        time.sleep(0.1)
+    running.send_signal(number)
+    rest, said = running.communicate(timeout=20)
+    assert (running.returncode, rest) == (130, "")
+    assert "Traceback" not in said
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(f"{url}/_stcore/health", timeout=1)

@@ -153,6 +153,7 @@ def test_classes_in_another_order_and_fewer(page: Callable[..., AppTest], measur
     assert first["images"].is_monotonic_increasing
     assert page("classes", measured, order="fewest pool images", short="true").dataframe[0].value["shortfall"].min() > 0
     assert page("classes", measured, name="SQUA").dataframe[0].value["class_name"].tolist() == ["square"]
+    assert "No class passes these filters." in [told.value for told in page("classes", measured, name="zzz").info]
     without = page("classes", measured, manifest="no manifest")
     assert "kept" not in without.dataframe[0].value
     assert "curator build-manifest" in shown(page("classes", measured, generation="0"))

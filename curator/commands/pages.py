@@ -12,7 +12,10 @@ from curator.commands import app as commands
 
 @commands.command()
 def app(
-    port: Annotated[int | None, typer.Option(help="Port to listen on; by default the first free from 8501 on.")] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65_535, help="Port to listen on.", show_default="the first free from 8501 on"),
+    ] = None,
     address: Annotated[str, typer.Option(help="Address to listen on; only this machine reaches the default.")] = (
         "127.0.0.1"
     ),
@@ -26,18 +29,15 @@ def app(
 
     Example: curator app --port 8600
     """
-    import os
     import sys
 
     from curator import progress, render
-    from curator.server import ADDRESS, server
+    from curator.server import server
     from curator.store import Store
 
     found = server(Store(store), port, address)
-    if address != ADDRESS:
+    if not found.is_local:
         progress.say(f"listening on {address}: whoever reaches it can look at every image and add decisions")
     render.answer({"url": found.url, "store": str(store)}, json, f"the app is at {found.url} (Ctrl-C stops it)")
     sys.stdout.flush()
-    # streamlit has a greeting of its own, and standard output is for the answer
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    os.execve(found.command[0], found.command, dict(found.environment))
+    raise typer.Exit(found.run())
