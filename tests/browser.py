@@ -6,7 +6,7 @@
         tab = Tab(browser, url)
         tab.open("gallery?class=cat")
 
-Where there is no Chromium the tests are skipped, and the last line of the run says so.
+Where there is no Chromium the tests are skipped, and the end of the run says so.
 """
 
 from __future__ import annotations

@@ -138,3 +138,11 @@ def process() -> Callable[..., Answer]:
         return Answer(done.returncode, done.stdout, done.stderr)
 
     return call
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says so when no page of the app was opened."""
+    blind = [report for report in terminalreporter.stats.get("skipped", []) if "NO BROWSER" in str(report.longrepr)]
+    if blind:
+        told = f"NO BROWSER: {len(blind)} tests of the app's pages were skipped; Chromium is not installed"
+        terminalreporter.write_line(told, red=True, bold=True)
