@@ -30,6 +30,8 @@ _MORE = {
     "label": "curator quality folds --recipe RECIPE",
     "flip": "curator quality disagreement",
 }
+_NAME = "reviewer's name"
+_DONE = {"accept": "accepted", "reject": "rejected", "relabel": "relabeled", "skip": "skipped"}
 _ICONS = {"accept": ":material/check:", "reject": ":material/close:", "skip": ":material/skip_next:"}
 
 
@@ -43,15 +45,7 @@ def show() -> None:
             "curator import-labels FILE --generation 0 --model NAME",
         )
         return
-    login = reviews.login()
-    reviewer = st.sidebar.text_input(
-        "Reviewer",
-        login,
-        max_chars=100,
-        key="reviewer",
-        bind="query-params",
-        help="Your name, kept with each decision.",
-    )
+    reviewer = _reviewer()
     with st.container(horizontal=True, vertical_alignment="bottom"):
         mode = st.segmented_control(
             "From", [QUEUE, AUDIT], default=QUEUE, required=True, key="mode", bind="query-params"
@@ -64,10 +58,19 @@ def show() -> None:
         nothing("No sample was drawn yet. This draws 50 images of each class:", "curator quality audit")
         return
     turn = turns.turn(mode or QUEUE, label, chosen)
-    turn.reviewer = (reviewer or "").strip() or login
+    turn.reviewer = reviewer
     if turn.listed.hint:
         st.caption(f"Images that changed their class are missing from this list until this was run: {turn.listed.hint}")
     _judging()
+
+
+def _reviewer() -> str:
+    """Who decides. It stands in no link: whoever opens one would decide under the sender's name."""
+    login = reviews.login()
+    st.session_state.setdefault("reviewer", st.session_state.get(_NAME, login))
+    name = st.sidebar.text_input("Reviewer", max_chars=100, key="reviewer", help="Your name, kept with each decision.")
+    st.session_state[_NAME] = name  # that of the box is gone when another page was looked at
+    return (name or "").strip() or login
 
 
 def _reason() -> str | None:
@@ -194,11 +197,12 @@ def _keys(turn: Turn) -> None:
             "Another class",
             range(len(names)),
             index=None,
-            key="other",
+            key=f"other{of}",  # a new box for each image: one that was used would keep the keys to itself
             format_func=lambda label: short(names[label]),
             placeholder="another class",
             label_visibility="collapsed",
             on_change=_relabel,
+            args=(turn.image_id,),
         )
     with why:
         st.text_input(
@@ -294,38 +298,54 @@ def _decide(image_id: int, decision: str, label: int | None = None) -> None:
         return
     generation = turn.listed.generation if decision == "skip" else turn.row["generation"]
     try:
-        turn.session.decide(image_id, decision, label, generation, turn.reviewer, st.session_state.get("why") or None)
+        why = st.session_state.get("why") or None
+        made = turn.session.decide(image_id, decision, label, generation, turn.reviewer, why)
     except (CuratorError, OSError) as error:
-        turn.said = f"Nothing was recorded: {error}"
+        turn.said = f"Nothing was recorded: {_told(error)}"
         return
     st.session_state["why"] = ""
+    if made.unseen and made.before:
+        counts = "yours" if turn.session.latest[image_id] == made.row else "theirs"
+        done = f"{made.before['reviewer']} had {_DONE[made.before['decision']]} it a moment ago"
+        turn.said = f"{short(turn.row['uri'])}: {done}; {counts} counts now"
     place = turn.session.next_open(turn.place)
     if place is not None:
         turn.place = place
     elif not turn.listed.complete:
         try:
-            fresh = turns.again(turn)
-            fresh.reviewer = turn.reviewer
+            turns.again(turn)
         except CuratorError as error:
-            turn.said = f"What comes next cannot be listed: {error}"
+            turn.said = f"What comes next cannot be listed: {_told(error)}"
 
 
-def _relabel() -> None:
-    label = st.session_state["other"]
-    st.session_state["other"] = None
+def _relabel(image_id: int) -> None:
+    key = f"other-{image_id}"
+    label = st.session_state[key]
+    st.session_state[key] = None
     if label is not None:
-        _decide(turns.now().image_id, "relabel", label)
+        _decide(image_id, "relabel", label)
 
 
 def _undo() -> None:
     turn = turns.now()
     try:
-        image_id = turn.session.undo()
+        image_id = turn.session.undo(turn.reviewer)
     except (CuratorError, OSError) as error:
-        turn.said = f"Nothing was undone: {error}"
+        turn.said = f"Nothing was undone: {_told(error)}"
         return
     if image_id in turn.listed.rows:
         turn.place = turn.session.image_ids.index(image_id)
+    elif image_id is not None:
+        latest = turn.session.latest[image_id]
+        holds = "no decision on it" if latest["decision"] == "skip" else f"it is {_DONE[latest['decision']]}"
+        turn.said = f"Undone for {short(turns.uri(turn, image_id))}, which is not on this list; now {holds}"
+
+
+def _told(error: CuratorError | OSError) -> str:
+    """What went wrong and the mend, on one line."""
+    if isinstance(error, CuratorError):
+        return f"{error.what}. What helps: {error.mend}" if error.mend else error.what
+    return str(error)
 
 
 def _look(step: int) -> None:
@@ -333,5 +353,5 @@ def _look(step: int) -> None:
     try:
         turn.session.follow()
     except CuratorError as error:
-        turn.said = str(error)
+        turn.said = _told(error)
     turn.place = min(max(turn.place + step, 0), len(turn.session.image_ids) - 1)

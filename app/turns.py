@@ -89,8 +89,15 @@ def now() -> Turn:
 def again(before: Turn) -> Turn:
     """A new turn of the same choices, whose list goes on where the last one is used up."""
     found = _listing(before.chosen, before)
+    found.reviewer, found.said = before.reviewer, before.said
     st.session_state[_STATE] = found
     return found
+
+
+def uri(at: Turn, image_id: int) -> str:
+    """The URI of an image that may be on no list any more."""
+    found = at.listed.rows.get(image_id) or _facts([image_id], at.listed.generation).get(image_id)
+    return str(found["uri"]) if found else f"image {image_id}"
 
 
 def _listing(choices: tuple[Any, ...], before: Turn | None) -> Turn:

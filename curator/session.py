@@ -16,7 +16,7 @@ from deltalake.exceptions import DeltaError
 
 from curator.delta import paths_of
 from curator.errors import InputError
-from curator.reviews import Review, record
+from curator.reviews import Review, login, record
 from curator.schema import DECISIONS, REVIEWS
 from curator.store import Store
 
@@ -27,10 +27,12 @@ class Made(NamedTuple):
     Attributes:
         row: The row that was written.
         before: The image's latest review until then; None where there was none.
+        unseen: Whether somebody else wrote that one after the session had last followed, so it was not on show.
     """
 
     row: Review
     before: Review | None
+    unseen: bool = False
 
 
 class Session:
@@ -110,40 +112,55 @@ class Session:
         generation: int | None = None,
         reviewer: str | None = None,
         reason: str | None = None,
-    ) -> Review:
+    ) -> Made:
         """Records a decision on an image of the list, see `reviews.record`."""
+        known = self.latest.get(image_id)
         self.follow()
         before = self.latest.get(image_id)
         row = record(self.store, image_id, generation, decision, new_label, reviewer, reason, self._table)
-        self.made.append(Made(row, before))
+        made = Made(row, before, before != known)
+        self.made.append(made)
         self._take_in()
-        return row
+        return made
 
-    def undo(self) -> int | None:
+    def undo(self, reviewer: str | None = None) -> int | None:
         """Takes the last decision of the session back, by one more row: what was in force before it, or else a skip.
 
-        The skip is of no generation, so the image is looked at again.
+        The skip is of no generation, so the image is looked at again. A decision of somebody else that is in force again
+        is named as theirs in the reason.
+
+        Args:
+            reviewer: Who takes it back, as in `reviews.record`.
 
         Returns:
             The image; None where there is no decision to take back.
 
         Raises:
-            InputError: Somebody else has decided on the image since. It stays as it is.
+            InputError: The image was decided on since. It stays as it is, and the next undo is of the decision before.
+            StoreError: The table of reviews cannot be read; the decision can still be taken back.
         """
         if not self.made:
             return None
-        row, before = self.made.pop()
+        row, before, _ = self.made[-1]
         self.follow()
         image_id: int = row["image_id"]
         latest = self.latest[image_id]
-        if _said(latest) != _said(row):
+        if latest != row:
+            self.made.pop()
             raise InputError(
                 f"{latest['reviewer']} has decided on image {image_id} since ({latest['decision']}); that stays",
                 "look at the image again, and decide",
             )
+        who = reviewer or login()
         back = before or row | {"decision": "skip", "new_label": None, "generation": None, "reason": None}
-        said = (back["generation"], back["decision"], back["new_label"], back["reviewer"], back["reason"])
-        record(self.store, image_id, *said, self._table)
+        reason = back["reason"]
+        if before and before["reviewer"] != who:
+            reason = f"{before['reviewer']}'s decision again" + (f": {reason}" if reason else "")
+        now = record(
+            self.store, image_id, back["generation"], back["decision"], back["new_label"], who, reason, self._table
+        )
+        # an earlier decision of the session is now in force by the new row
+        self.made = [made._replace(row=now) if made.row == before else made for made in self.made[:-1]]
         self._take_in()
         return image_id
 
@@ -155,7 +172,3 @@ class Session:
 def _turn(row: Review) -> tuple[object, ...]:
     """The order of an image's reviews, the latest highest, as in sql/decisions.sql."""
     return row["decided_at"], row["decision"], -(row["new_label"] or 0)
-
-
-def _said(row: Review) -> Review:
-    return {name: value for name, value in row.items() if name != "decided_at"}
