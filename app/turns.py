@@ -11,6 +11,7 @@ import streamlit as st
 
 from curator import audit, queries, worklist
 from curator.audit import Key
+from curator.errors import CuratorError
 from curator.session import Session
 
 from .choices import classes
@@ -95,8 +96,11 @@ def again(before: Turn) -> Turn:
 
 
 def uri(at: Turn, image_id: int) -> str:
-    """The URI of an image that may be on no list any more."""
-    found = at.listed.rows.get(image_id) or _facts([image_id], at.listed.generation).get(image_id)
+    """The URI of an image that may be on no list any more, or its number where that cannot be read."""
+    try:
+        found = at.listed.rows.get(image_id) or _facts([image_id], at.listed.generation).get(image_id)
+    except CuratorError:
+        found = None
     return str(found["uri"]) if found else f"image {image_id}"
 
 

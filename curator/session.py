@@ -126,8 +126,8 @@ class Session:
     def undo(self, reviewer: str | None = None) -> int | None:
         """Takes the last decision of the session back, by one more row: what was in force before it, or else a skip.
 
-        The skip is of no generation, so the image is looked at again. A decision of somebody else that is in force again
-        is named as theirs in the reason.
+        The skip is of no generation, so the image is looked at again. Where somebody else's decision is in force again,
+        the reason says whose.
 
         Args:
             reviewer: Who takes it back, as in `reviews.record`.
@@ -147,8 +147,9 @@ class Session:
         latest = self.latest[image_id]
         if latest != row:
             self.made.pop()
+            said = ", ".join(filter(None, (latest["decision"], latest["reason"])))
             raise InputError(
-                f"{latest['reviewer']} has decided on image {image_id} since ({latest['decision']}); that stays",
+                f"{latest['reviewer']} has decided on image {image_id} since ({said}); that stays",
                 "look at the image again, and decide",
             )
         who = reviewer or login()

@@ -17,7 +17,7 @@ from curator import manifests
 from curator.audit import audit
 from curator.images import add_images
 from curator.labels import import_labels
-from curator.reviews import add_review
+from curator.reviews import add_review, login
 from curator.schema import DUPLICATES
 from curator.store import Store
 from curator.worklist import worklist
@@ -73,9 +73,14 @@ def shown(tab: Tab) -> int:
     return int(tab.path.split("at=")[1].split("&")[0])
 
 
-def opened(browser: Any, url: str, path: str) -> Tab:  # noqa: F811
+def opened(browser: Any, url: str, path: str, reviewer: str = "") -> Tab:  # noqa: F811
     tab = Tab(browser, url).open(path)
     tab.page.get_by_text("in this session").wait_for()  # the first run has come as far as the keys
+    if reviewer:
+        box = tab.page.get_by_role("textbox", name="Reviewer")
+        box.fill(reviewer)
+        box.blur()  # for else it would keep the keys to itself
+        tab.settle()
     return tab.settle()
 
 
@@ -99,7 +104,7 @@ def made(store: Store, *columns: str, since: int = 0) -> list[tuple[Any, ...]]:
 def test_keys(app: tuple[Store, str], browser) -> None:  # noqa: F811
     store, url = app
     order, since = queue(store), len(made(store))
-    tab = opened(browser, url, "review?reviewer=ann")
+    tab = opened(browser, url, "review", "ann")
     assert shown(tab) == order[0]
     assert "Teacher: cat 0.500" in tab.text
     assert "Here for: doubt" in tab.text
@@ -143,14 +148,18 @@ def test_another_class_and_a_reason(app: tuple[Store, str], browser) -> None:  #
     tab.page.wait_for_function("document.body.innerText.includes('1 reject, 1 relabel')")
     found = made(store, "image_id", "decision", "new_label", "reason", since=since)
     assert found == [(order[0], "reject", None, "blurred"), (order[1], "relabel", 2, None)]
+    press(tab, "s")  # the keys work on
+    assert made(store, since=since + 2) == [(order[2], "skip", None, 0)]
+    press(tab, "z")
+    assert queue(store) == order[2:]
     assert not tab.errors
 
 
 def test_two_who_decide_at_once(app: tuple[Store, str], browser) -> None:  # noqa: F811
     store, url = app
     order, since = queue(store), len(made(store))
-    one = opened(browser, url, "review?reviewer=ann")
-    two = opened(browser, url, f"review?reviewer=bob&at={order[1]}")
+    one = opened(browser, url, "review", "ann")
+    two = opened(browser, url, f"review?at={order[1]}", "bob")
     assert shown(two) == order[1]
     press(one, "a")
     press(two, "x")  # which ann's list shows next
@@ -168,7 +177,7 @@ def test_what_comes_from_outside_is_text(app: tuple[Store, str], browser) -> Non
     store, url = app
     since = len(made(store))
     known = {row["uri"]: row["image_id"] for row in store.rows("select uri, image_id from images")}
-    tab = opened(browser, url, f"review?at={known[f'pool/{HOSTILE}.png']}&reviewer=<i>me</i>")
+    tab = opened(browser, url, f"review?at={known[f'pool/{HOSTILE}.png']}", "<i>me</i>")
     assert "<b>x<i> **bold** `code`\\u202e.png" in tab.text
     assert CLASSES[1] in tab.text
     assert tab.page.locator('[data-testid="stMain"] img[src="x"]').count() == 0
@@ -272,6 +281,74 @@ def test_a_key_that_was_pressed_twice_decides_once(fresh: Store, monkeypatch: py
     review._decide(order[0], "accept")
     review._decide(order[0], "accept")
     assert [row[:2] for row in made(fresh)] == [(order[0], "accept")]
+
+
+def test_a_link_does_not_say_who_decides(fresh: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = queue(fresh)
+    test = page(fresh, monkeypatch, reviewer="ann")
+    test.button(f"accept-{order[0]}").click().run()
+    test.text_input("reviewer").set_value("bob").run()
+    test.button(f"accept-{order[1]}").click().run()
+    assert made(fresh, "reviewer") == [(login(),), ("bob",)]
+    assert "bob" not in str(test.query_params)
+
+
+def test_the_name_is_kept_while_other_pages_are_looked_at(fresh: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def script() -> None:
+        import streamlit as st
+        from curator.app import review
+
+        if not st.session_state.get("elsewhere"):
+            review.show()
+
+    monkeypatch.setenv("CURATOR_STORE", str(fresh.path))
+    test = AppTest.from_function(script, default_timeout=30).run()
+    test.text_input("reviewer").set_value("bob").run()
+    for elsewhere in (True, False):
+        test.session_state["elsewhere"] = elsewhere
+        test.run()
+    assert test.text_input("reviewer").value == "bob"
+
+
+def test_a_decision_that_came_in_meanwhile_is_told(fresh: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = queue(fresh)
+    test = page(fresh, monkeypatch)
+    add_review(fresh, order[0], "accept", reviewer="ann")
+    test.button(f"reject-{order[0]}").click().run()
+    assert "ann had accepted it a moment ago; yours counts now" in said(test).replace("\\", "")
+    assert made(fresh, "image_id", "decision") == [(order[0], "accept"), (order[0], "reject")]
+    test.button(f"reject-{order[1]}").click().run()
+    assert "a moment ago" not in said(test)
+
+
+def test_undo_says_what_it_was_of_when_that_is_on_no_list(fresh: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    from curator.app import turns
+
+    monkeypatch.setattr(turns, "LIMIT", 2)
+    uris = {row["image_id"]: row["uri"] for row in fresh.rows("select uri, image_id from images")}
+    one, two = queue(fresh)[:2]
+    test = page(fresh, monkeypatch)
+    test.button(f"accept-{one}").click().run()
+    add_review(fresh, two, "accept", reviewer="ann")
+    test.button(f"reject-{two}").click().run()  # the last of the list
+    for image, holds in ((two, "now it is accepted"), (one, "now no decision on it")):
+        test.button("undo").click().run()
+        told = test.warning[0].value.replace("\\", "")
+        assert uris[image] in told
+        assert holds in told
+
+
+def test_what_went_wrong_is_told_on_one_line(fresh: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = queue(fresh)[0]
+    test = page(fresh, monkeypatch)
+    test.button(f"accept-{image}").click().run()
+    add_review(fresh, image, "reject", reviewer="ann")
+    test.button("undo").click().run()
+    told = test.warning[0].value.replace("\\", "")
+    assert told.startswith(
+        f"Nothing was undone: ann has decided on image {image} since (reject); that stays. What helps:"
+    )
+    assert "mend" not in told
 
 
 def test_only_one_reason_or_class(fresh: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import pytest
 from test_reviews import decided
 
 from curator import manifests
+from curator import session as sessions
 from curator import store as stores
 from curator.delta import paths_of
 from curator.errors import InputError
@@ -23,7 +24,8 @@ def reviews(store: Store) -> list[tuple[object, ...]]:
 
 def test_a_decision_is_there_at_once(store: Store, ids: dict[str, int]) -> None:
     session = Session(store, ids.values(), 0)
-    written = session.decide(ids["b"], "relabel", 2, 0, "ann", "an owl")
+    written, before, unseen = session.decide(ids["b"], "relabel", 2, 0, "ann", "an owl")
+    assert (before, unseen) == (None, False)
     assert store.rows("select * from reviews") == [written]
     assert (written["new_label"], written["reviewer"], written["reason"]) == (2, "ann", "an owl")
     assert session.counts() == {"accept": 0, "reject": 0, "relabel": 1, "skip": 0}
@@ -61,13 +63,59 @@ def test_taking_back(store: Store, ids: dict[str, int]) -> None:
     session.decide(a, "reject", None, 1, "ann")
     session.decide(b, "accept", None, 1, "ann")
     assert decided(store) == {a: ("reject", None), b: ("accept", None)}
-    assert session.undo() == b
+    assert session.undo("ann") == b
     assert decided(store) == {a: ("reject", None), b: ("relabel", 2)}
-    assert session.undo() == a
+    assert session.undo("ann") == a
     assert decided(store) == {b: ("relabel", 2)}
     assert session.is_open(a)
-    assert session.undo() is None
-    assert reviews(store)[3:] == [(b, "relabel", 2, 0, "bob"), (a, "skip", None, None, "ann")]
+    assert session.undo("ann") is None
+    assert reviews(store)[3:] == [(b, "relabel", 2, 0, "ann"), (a, "skip", None, None, "ann")]
+    reasons = store.rows("select reason from reviews order by decided_at")
+    assert [row["reason"] for row in reasons[3:]] == ["bob's decision again: owl", None]
+
+
+def test_taking_back_under_another_name(store: Store, ids: dict[str, int]) -> None:
+    """Whoever undoes is who decides then, also where the session goes back further."""
+    session = Session(store, [ids["a"]], 0)
+    session.decide(ids["a"], "accept", None, 0, "ann")
+    session.decide(ids["a"], "reject", None, 0, "ann")
+    for expected in ({ids["a"]: ("accept", None)}, {}):
+        assert session.undo("bob") == ids["a"]
+        assert decided(store) == expected
+    assert [row[-1] for row in reviews(store)] == ["ann", "ann", "bob", "bob"]
+
+
+def test_a_decision_that_was_not_seen(store: Store, ids: dict[str, int]) -> None:
+    mine = Session(store, [ids["a"], ids["b"]], 0)
+    add_review(store, ids["a"], "accept", reviewer="bob")
+    made = mine.decide(ids["a"], "reject", None, 0, "ann")
+    assert made.unseen
+    assert made.before is not None
+    assert made.before["reviewer"] == "bob"
+    assert not mine.decide(ids["a"], "accept", None, 0, "ann").unseen  # one's own
+    add_review(store, ids["b"], "accept", reviewer="bob")
+    mine.follow()
+    assert not mine.decide(ids["b"], "reject", None, 0, "ann").unseen  # it was on show
+    assert len(reviews(store)) == 5
+
+
+@pytest.mark.parametrize("step", ["follow", "record"])
+def test_what_could_not_be_taken_back_still_can(
+    store: Store, ids: dict[str, int], monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    mine = Session(store, [ids["a"]], 0)
+    mine.decide(ids["a"], "accept", None, 0, "ann")
+
+    def full(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((mine, "follow") if step == "follow" else (sessions, "record")), full)
+        with pytest.raises(OSError, match="full"):
+            mine.undo("ann")
+    assert decided(store) == {ids["a"]: ("accept", None)}
+    assert mine.undo("ann") == ids["a"]
+    assert decided(store) == {}
 
 
 def test_taking_back_twice_on_one_image(store: Store, ids: dict[str, int]) -> None:
