@@ -237,7 +237,7 @@ def _draw(store: Store, key: Key) -> None:
     store.make("audits")
     table = store.delta("audits")
     with closing(store.connect({"audits": table.version()})) as con:
-        if con.execute(_SAMPLE, key._asdict()).fetchone():  # drawn since somebody looked
+        if queries.rows(con, f"{_SAMPLE} limit 1", **key._asdict()):  # drawn since somebody looked
             return
         selection.prepare(con, Parameters(key.generation, per_class=1))  # the leaks, as build-manifest takes them
         query = queries.text("audit_draw")
