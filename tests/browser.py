@@ -95,10 +95,20 @@ class Tab:
         return self.settle()
 
     def settle(self) -> Tab:
-        """Waits until the script has run and the pictures are loaded."""
-        self.page.wait_for_timeout(60)  # until a click has reached the server
-        self.page.wait_for_selector(SETTLED)
-        self.page.wait_for_function("[...document.images].every(image => image.complete)")
+        """Waits until the script has run, the pictures are loaded, and nothing changes any more."""
+        before = None
+        for _ in range(100):
+            self.page.wait_for_timeout(120)  # a click takes its time to reach the server
+            self.page.wait_for_selector(SETTLED)
+            self.page.wait_for_function("[...document.images].every(image => image.complete)")
+            if before == (before := self.text):
+                break
+        return self
+
+    def see(self, wanted: str) -> Tab:
+        """Waits until a text can be read in the page, whatever the machine is busy with."""
+        read = "document.querySelector('[data-testid=\"stMain\"]').innerText.replace(/\\s+/g, ' ')"
+        self.page.wait_for_function(f"wanted => {read}.includes(wanted)", arg=wanted)
         return self
 
     @property

@@ -68,8 +68,7 @@ def test_a_damaged_store_says_what_helps(store: Store, browser) -> None:  # noqa
             assert "Traceback" not in tab.text
     with serve(store.path) as url:
         for page in ("", "gallery", "review"):
-            tab = Tab(browser, url).open(page)
-            assert "restore" in tab.text, page
+            tab = Tab(browser, url).open(page).see("restore")
             assert not tab.errors
 
 

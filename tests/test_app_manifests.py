@@ -189,7 +189,7 @@ def test_in_a_browser(built: Store, browser: Any) -> None:  # noqa: F811
         assert tab.page.locator('[data-testid="stMain"] img').count() == 1
         assert "cat" in tab.text
         tab.open("manifests?view=Build&per_class=3&policy=released-code")
-        assert "--per-class 3 --policy released-code" in tab.text.replace("\n", " ")
+        tab.see("--per-class 3 --policy released-code")
         tab.page.get_by_role("button", name="Try it").click()
         tab.page.wait_for_selector("text=Rows, with copies")
         assert not tab.errors
