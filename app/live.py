@@ -18,12 +18,12 @@ import streamlit as st
 
 from curator import queries
 from curator.schema import TABLES
+from curator.server import STORE
 from curator.store import Store
 
 if TYPE_CHECKING:
     import duckdb
 
-STORE = "CURATOR_STORE"
 MEMORY = "400MB"
 _LOOKED_S = 1.0
 # Tables that grow while people look: an answer that does not read them is not asked for again because of them.
