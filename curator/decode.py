@@ -6,9 +6,11 @@ pseudo-labelled like any other, and nothing later could tell.
 
 JPEGs are decoded by libjpeg-turbo through simplejpeg in strict mode, where the warnings that libjpeg only
 prints ("Premature end of JPEG file", "Corrupt JPEG data: ...") are errors. Strict mode also refuses the few
-files whose damage a viewer would hide, such as stray bytes between restart markers. Other formats go
-through Pillow, which reports missing data but not altered data unless the format has checksums; so do the few
-JPEGs with chroma layouts that TurboJPEG has no name for (3x1, say), where Pillow shows damage as grey.
+files whose damage a viewer would hide, such as stray bytes between restart markers. Plain PNGs, 8-bit grey or
+RGB without metadata, are decoded by libpng through OpenCV once their checksums are found right: Pillow holds the GIL
+while it decodes small ones. Other formats go through Pillow, which reports missing data but not altered data unless the
+format has checksums; so do all other PNGs, and the few JPEGs with chroma layouts that TurboJPEG has no name for (3x1,
+say), where Pillow shows damage as grey.
 
 `decode_crop` decodes only the part of a JPEG that training asks for, where the C module `_jpeg` was built.
 
@@ -21,7 +23,9 @@ import hashlib
 import io
 import math
 import re
+import struct
 import warnings
+import zlib
 from collections.abc import Callable
 from types import ModuleType
 from typing import NamedTuple
@@ -59,6 +63,11 @@ _PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 _FAST_COLOURS = ("RGB", "YCbCr", "Gray")
 # JPEGs that hold brightness as a component of its own, so that the others need not be turned into pixels to see grey.
 _BRIGHTNESS = ("YCbCr", "Gray")
+# How a PNG begins, up to its size; what follows its size: bits, colour, compression, filter, interlacing; the checksum.
+_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+_PNG_HEADER = struct.Struct(">II5sI")
+_PLAIN = (b"\x08\0\0\0\0", b"\x08\x02\0\0\0")  # 8-bit grey and 8-bit RGB, not interlaced
+_PNG_CHUNK, _CHECKSUM = struct.Struct(">I4s"), struct.Struct(">I")
 # Least side in pixels of a picture that is decoded at a smaller scale to be hashed at 32 x 32.
 _HASHED_FROM = 64
 
@@ -107,7 +116,8 @@ def decode(data: bytes) -> npt.NDArray[np.uint8]:
     if not data:
         raise UnreadableImage("empty file")
     if not data.startswith(b"\xff\xd8\xff"):
-        return _decode_with_pillow(data)
+        plain = _decode_plain_png(data) if data.startswith(_PNG) else None
+        return _decode_with_pillow(data) if plain is None else plain
     header = _jpeg_header(data)
     if header is None:
         return _decode_with_pillow(data)
@@ -280,6 +290,29 @@ def _jpeg_error(error: ValueError) -> UnreadableImage:
         return UnreadableImage("truncated JPEG")
     # libjpeg's own words, without the name of the C function that TurboJPEG puts first.
     return UnreadableImage(re.sub(r"^tj\w+\(\): ", "", str(error)))
+
+
+def _decode_plain_png(data: bytes) -> npt.NDArray[np.uint8] | None:
+    """Decodes a PNG of 8-bit grey or RGB that is whole and holds pixels only (PNG, third edition, sections 5 and 11).
+
+    Returns:
+        The pixels, the same as Pillow's; None for any other file, which Pillow then reads or says what is wrong with.
+    """
+    with contextlib.suppress(struct.error, cv2.error):
+        width, height, kind, checksum = _PNG_HEADER.unpack_from(data, 16)
+        if kind not in _PLAIN or checksum != zlib.crc32(data[12:29]):
+            return None
+        _check_size(width, height)
+        view, at, name = memoryview(data), 33, b""
+        while name != b"IEND":
+            length, name = _PNG_CHUNK.unpack_from(data, at)
+            end = at + 8 + length
+            if name not in (b"IDAT", b"IEND") or _CHECKSUM.unpack_from(data, end)[0] != zlib.crc32(view[at + 4 : end]):
+                return None
+            at = end + 4
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        return None if pixels is None else pixels.astype(np.uint8, copy=False)
+    return None
 
 
 def _decode_with_pillow(data: bytes) -> npt.NDArray[np.uint8]:

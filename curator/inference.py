@@ -1,6 +1,6 @@
 """A network's probabilities for stored images: clean centre crop, threads that decode ahead of the engine.
 
-    rows --threads: read, decode, crop--> uint8 [B, H, W, 3] --engine--> logits --softmax--> Predictions
+    rows --threads: read, decode, crop--> uint8 [B, H, W, 3] --engine, in threads--> logits --softmax--> Predictions
 
 Batches come out in the order in which they went in.
 """
@@ -8,11 +8,12 @@ Batches come out in the order in which they went in.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +21,14 @@ import pyarrow as pa
 
 from curator.augment import center_crop, single_threaded
 from curator.decode import UnreadableImage, decode
-from curator.engines import Engine, Torch, cores, probabilities
+from curator.engines import Engine, Torch, cores, keep_memory, probabilities
 from curator.errors import CuratorError
 from curator.images import read_bytes
 from curator.network import Network, leave_a_core
 from curator.recipes import Recipe
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 class Predictions(NamedTuple):
@@ -69,28 +73,35 @@ def predict(
     Raises:
         CuratorError: The network's answer is not a number.
     """
-    leave_a_core()
+    keep_memory()
     engine = engine or Torch(network)
-    with closing(decoded(recipe, root, tables, threads)) as batches:
-        for seen in batches:
-            yield _answer(engine, seen)
+    with (
+        closing(decoded(recipe, root, tables, threads)) as batches,
+        ThreadPoolExecutor(engine.at_once, "engine", leave_a_core) as pool,
+    ):
+        yield from _in_order(pool, partial(_answer, engine), batches, engine.at_once)
 
 
 def decoded(recipe: Recipe, root: Path, tables: Iterable[pa.Table], threads: int | None = None) -> Generator[Pictures]:
     """The pictures of batches, in order, read and decoded by threads that are a few batches ahead."""
     threads = threads or cores()
-    waiting: deque[Future[Pictures]] = deque()
     with ThreadPoolExecutor(threads, "decode", single_threaded) as pool:
-        try:
-            for table in tables:
-                waiting.append(pool.submit(pictures, root, table, recipe))
-                if len(waiting) > threads:
-                    yield waiting.popleft().result()
-            while waiting:
+        yield from _in_order(pool, partial(pictures, root, recipe=recipe), tables, threads)
+
+
+def _in_order(pool: ThreadPoolExecutor, work: Callable[[_T], _R], given: Iterable[_T], ahead: int) -> Generator[_R]:
+    """What a pool's threads make of each thing given, in its order; they are at most `ahead` things ahead."""
+    waiting: deque[Future[_R]] = deque()
+    try:
+        for each in given:
+            waiting.append(pool.submit(work, each))
+            if len(waiting) > ahead:
                 yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 def pictures(root: Path, table: pa.Table, recipe: Recipe) -> Pictures:

@@ -21,6 +21,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -38,7 +39,9 @@ from curator.schema import SPLITS
 from curator.store import Store
 
 PART_SECONDS = 30.0
-_AHEAD = 32  # batches that may wait for the writer
+# Images that are summarized at once, for many classes fewer: with a batch alone the calls would take most of the time.
+_CHUNK = 1024
+_AHEAD = 4  # chunks that may wait for the writer
 
 
 class Labeled(NamedTuple):
@@ -263,6 +266,7 @@ class _Work:
     def __init__(self, run: _Run, engine: str, part_seconds: float, thread: ThreadPoolExecutor) -> None:
         self.images = 0
         self.problems: list[str] = []
+        self._chunk: list[Predictions] = []
         self._run, self._engine, self._part_seconds, self._thread = run, engine, part_seconds, thread
         self._keep = run.store.settings.kept_classes
         self._classes = len(run.store.classes())
@@ -272,14 +276,22 @@ class _Work:
         self._parts: list[Path] = []
 
     def add(self, answer: Predictions) -> None:
-        """Hands an answer to the thread; raises what an earlier one came to."""
+        """Keeps an answer, or hands a chunk of them to the thread; raises what an earlier chunk came to."""
+        self._chunk.append(answer)
+        full = sum(each.rows.num_rows for each in self._chunk) * max(1, self._classes / 256) >= _CHUNK
+        if full or time.monotonic() - self._since > self._part_seconds:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
         while self._queue and (self._queue[0].done() or len(self._queue) >= _AHEAD):
             self._queue[0].result()
             self._queue.popleft()
-        self._queue.append(self._thread.submit(self._take, answer))
+        chunk, self._chunk = self._chunk, []
+        self._queue.append(self._thread.submit(self._take, chunk))
 
     def finish(self) -> list[Path]:
         """The parts written, all work in them; may be called again after a Ctrl-C."""
+        self._hand_over()
         for future in [*self._queue, self._thread.submit(self._write)]:
             future.result()
         return self._parts
@@ -289,13 +301,17 @@ class _Work:
         for future in self._queue:
             future.cancel()
 
-    def _take(self, answer: Predictions) -> None:
-        uris = answer.rows["uri"]
-        self.problems += [f"{uris[i].as_py()}: {reason}" for i, reason in answer.failed.items()]
-        if not len(answer.good):
+    def _take(self, chunk: list[Predictions]) -> None:
+        for answer in chunk:
+            uris = answer.rows["uri"]
+            self.problems += [f"{uris[i].as_py()}: {reason}" for i, reason in answer.failed.items()]
+        chunk = [answer for answer in chunk if len(answer.good)]
+        if not chunk:
             return
-        rows = answer.rows.take(pa.array(answer.good))
-        summary = softlabels.summarize(answer.probs, self._keep)
+        rows = pa.concat_tables(
+            [answer.rows.take(pa.array(answer.good)) if answer.failed else answer.rows for answer in chunk]
+        )
+        summary = softlabels.summarize(np.concatenate([answer.probs for answer in chunk]), self._keep)
         ids, splits = rows["image_id"].to_numpy(), rows["split"].to_pylist()
         labels = softlabels.table(summary, ids, self._run.generation, self._run.model, splits)
         for split in dict.fromkeys(splits):

@@ -1,8 +1,10 @@
 import contextlib
 import io
+import itertools
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -38,6 +40,26 @@ def as_timm(data: bytes) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+
+
+def png(idat: list[bytes], width: int, height: int, kind: int, bits: int = 8, *, extra: bytes = b"") -> bytes:
+    """A PNG of given compressed data; `kind` is its colour type, `extra` further chunks in front of the data."""
+    head = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        [chunk(b"IHDR", head), extra, *(chunk(b"IDAT", part) for part in idat), chunk(b"IEND", b"")]
+    )
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def outcome(function: Callable[[bytes], np.ndarray], data: bytes) -> str | list[object]:
+    """The pixels, or why there are none."""
+    try:
+        return function(data).tolist()
+    except UnreadableImage as error:
+        return str(error)
 
 
 def orientation(value: int, kind: type = int) -> Image.Exif:
@@ -129,6 +151,76 @@ def test_only_turned_jpegs_go_through_pillow(monkeypatch: pytest.MonkeyPatch) ->
     assert len(calls) == 1
 
 
+def test_only_odd_pngs_go_through_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    real = module._decode_with_pillow
+    monkeypatch.setattr(module, "_decode_with_pillow", lambda data: calls.append(1) or real(data))
+    noise = Image.fromarray(np.random.default_rng(2).integers(0, 256, (250, 300, 3), dtype=np.uint8))
+    for image in (PICTURE, noise, PICTURE.resize((1, 1))):
+        for mode in ("RGB", "L"):
+            pixels = np.asarray(image.convert(mode))
+            for level in (0, 1, 9):
+                data = encode(image.convert(mode), "PNG", compress_level=level)
+                np.testing.assert_array_equal(decode(data), as_timm(data))
+                np.testing.assert_array_equal(decode(data + b"behind its end"), as_timm(data))
+            written = cv2.imencode(".png", pixels if mode == "L" else pixels[..., ::-1])[1].tobytes()
+            np.testing.assert_array_equal(decode(written), np.asarray(image.convert(mode).convert("RGB")))
+    assert not calls
+    plain = encode(PICTURE, "PNG")
+    odd = [encode(PICTURE.convert(mode), "PNG") for mode in ("P", "RGBA", "LA", "1", "I;16")]
+    odd += [encode(PICTURE, "PNG", exif=orientation(6)), encode(PICTURE, "PNG", transparency=(1, 2, 3))]
+    odd += [plain[:33] + chunk(b"gAMA", struct.pack(">I", 10000)) + plain[33:]]
+    odd += [encode(PICTURE, "PNG", icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())]
+    for number, data in enumerate(odd, start=1):
+        if number != 5:
+            np.testing.assert_array_equal(decode(data), as_timm(data))
+        else:
+            decode(data)  # of 16 bits, which are scaled
+        assert len(calls) == number
+
+
+def test_a_damaged_png_is_what_pillow_says_of_it() -> None:
+    data = encode(PICTURE.resize((9, 7)), "PNG")
+    reasons = set()
+    for at in range(len(data)):
+        for damaged in (data[:at], data[:at] + bytes([data[at] ^ 0x14]) + data[at + 1 :]):
+            if damaged:
+                found = outcome(decode, damaged)
+                assert found == outcome(module._decode_with_pillow, damaged), at
+                reasons.add(found if isinstance(found, str) else "whole")
+    assert len(reasons) > 4
+
+
+def test_no_png_is_decoded_otherwise_than_by_pillow(capfd: pytest.CaptureFixture[str]) -> None:
+    """Every filter, in one or several pieces, whole or with damage that the checksums do not show."""
+    rng = np.random.default_rng(7)
+    count = {str: 0, list: 0}
+    for _ in range(1500):
+        kind, (width, height) = int(rng.choice([0, 2])), rng.integers(1, 20, 2).tolist()
+        row = width * (3 if kind else 1) + 1
+        rows = rng.integers(0, 256, (height, row), dtype=np.uint8)
+        rows[:, 0] = rng.integers(0, 5, height)
+        how = int(rng.integers(8))
+        if how == 1:
+            rows[rng.integers(height), 0] = 5  # there are filters 0 to 4
+        level, raw = int(rng.integers(0, 10)), rows.tobytes()
+        raw = {2: raw[: int(rng.integers(len(raw)))], 3: raw + bytes(50)}.get(how, raw)
+        squeezed = bytearray(zlib.compress(raw, level))
+        if how == 4:
+            squeezed[int(rng.integers(len(squeezed)))] ^= 1 << int(rng.integers(8))
+        elif how == 5:
+            del squeezed[int(rng.integers(len(squeezed))) :]
+        elif how == 6:
+            squeezed[-1] ^= 1  # the checksum of the raw data
+        cuts = sorted([0, *rng.integers(0, len(squeezed) + 1, int(rng.integers(4))).tolist(), len(squeezed)])
+        data = png([bytes(squeezed[a:b]) for a, b in itertools.pairwise(cuts)], width, height, kind)
+        found = outcome(decode, data)
+        assert found == outcome(module._decode_with_pillow, data)
+        count[type(found)] += 1
+    assert min(count.values()) > 300
+    capfd.readouterr()  # libpng says what it thinks of them
+
+
 def test_xmp_and_big_endian_orientation() -> None:
     xmp = encode(PICTURE, "JPEG", xmp=b'<x:xmpmeta><rdf tiff:Orientation="6"/></x:xmpmeta>')
     assert decode(xmp).shape == (90, 70, 3)
@@ -159,10 +251,7 @@ def test_16_bit_colour_loses_its_low_bytes(channels: int, kind: int) -> None:
     """RGB, and grey with transparency, as Pillow reads them."""
     values = np.random.default_rng(1).integers(0, 65536, (20, 30, channels)).astype(">u2")
     rows = b"".join(b"\0" + row.tobytes() for row in values)  # filter 0: as they are
-    head = struct.pack(">IIBBBBB", 30, 20, 16, kind, 0, 0, 0)
-    parts = (b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
-    chunks = [struct.pack(">I", len(d)) + name + d + struct.pack(">I", zlib.crc32(name + d)) for name, d in parts]
-    data = b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+    data = png([zlib.compress(rows)], 30, 20, kind, 16)
     np.testing.assert_array_equal(decode(data), (values if channels == 3 else values[..., [0, 0, 0]]) >> 8)
     np.testing.assert_array_equal(decode(data), as_timm(data))
 
@@ -292,7 +381,7 @@ def test_decompression_bomb(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_pillow_must_not_hide_truncation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     with pytest.raises(RuntimeError, match="LOAD_TRUNCATED_IMAGES"):
-        decode(encode(PICTURE, "PNG"))
+        decode(encode(PICTURE, "GIF"))
 
 
 def test_threads_agree_with_one_thread() -> None:

@@ -1,6 +1,8 @@
 """Engines: their answers are torch's or they are not used; which one computed stays known."""
 
+import platform
 import re
+import resource
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -272,3 +274,17 @@ def test_a_part_that_cannot_be_written(store: Store, monkeypatch: pytest.MonkeyP
     assert not list((store.path / "labels").rglob("part-*.unfinished"))
     assert not store.rows("select 1 from labels")
     assert label(store, "teacher").images == 18
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps memory by rules of its own")
+def test_memory_is_kept_between_batches() -> None:
+    def work() -> int:
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+        for _ in range(20):
+            blocks = [np.ones(3 << 20, np.uint8) for _ in range(8)]
+            del blocks
+        return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before
+
+    engines.keep_memory()
+    work()
+    assert work() < 20 * 8 * 768 / 20  # pages of 4 KB

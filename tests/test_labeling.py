@@ -18,7 +18,7 @@ from conftest import Answer
 from pictures import NOISY, on_a_small_disk, picture, start, teach, wait_for, world, write
 from safetensors.torch import load_file
 
-from curator import inference, network
+from curator import engines, inference, labeling, network
 from curator.augment import center_crop
 from curator.decode import decode
 from curator.errors import CuratorError, InputError, StoreError
@@ -98,6 +98,41 @@ def test_labels_are_the_networks_probabilities(learned: Store, tmp_path: Path, b
         assert row["entropy"] == pytest.approx(-(p * np.log(p)).sum(), abs=1e-4)
         assert row["top_probs"] == pytest.approx(p[order], rel=2**-6)
         assert (row["generation"], row["model"], row["tail"]) == (0, "teacher", 0)
+
+
+def test_chunks_and_batches_change_nothing(learned: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for number, chunk in enumerate((1, 8, 1024)):
+        shutil.copytree(learned.root, tmp_path / str(number))
+        store = Store(tmp_path / str(number) / "store")
+        gone = store.rows("select uri from images where split = 'unlabeled' order by uri")[3]["uri"]
+        (store.root / gone).unlink()
+        monkeypatch.setattr(labeling, "_CHUNK", chunk)
+        done = label(store, "teacher", batch_size=3, engine="torch")
+        assert (done.images, done.problems) == (32, [f"{gone}: No such file or directory"])
+        found.append(store.rows("select * from labels order by image_id"))
+    assert found[0] == found[1] == found[2]
+
+
+def test_batches_are_computed_at_once_where_the_engine_wants_it(learned: Store) -> None:
+    loaded, recipe, _ = network.load(learned, "teacher")
+    con = learned.connect()
+    try:
+        table = con.sql("select uri, shard, byte_offset, byte_length from stored_images order by uri").to_arrow_table()
+    finally:
+        con.close()
+    pieces = [table.slice(i, 4) for i in range(0, 32, 4)]
+    wanted = [answer.probs for answer in inference.predict(loaded, recipe, learned.root, pieces)]
+
+    class Pair(engines.Torch):
+        at_once, both = 2, threading.Barrier(2)
+
+        def __call__(self, images: np.ndarray) -> np.ndarray:
+            self.both.wait(60)  # breaks where a batch is alone
+            return super().__call__(images)
+
+    found = [answer.probs for answer in inference.predict(loaded, recipe, learned.root, pieces, engine=Pair(loaded))]
+    np.testing.assert_array_equal(np.concatenate(found), np.concatenate(wanted))
 
 
 def test_predictions_come_in_order_and_name_what_cannot_be_read(learned: Store) -> None:
