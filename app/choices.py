@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import streamlit as st
@@ -35,20 +36,53 @@ def classes() -> list[str]:
     return [row["class_name"] for row in rows("class_names")]
 
 
-def class_name(label: str = "Class", key: str = "class", every: str | None = ALL) -> int | None:
+def class_name(label: str = "Class", key: str = "class", every: str | None = ALL, lets_go: bool = False) -> int | None:
     """Lets choose a class; bound to the query parameter of the key's name, which holds the class's name.
 
     Args:
         label: What stands above the choice.
         key: Its key, and name of the query parameter.
         every: What the choice of no class is called; None where one must be chosen.
+        lets_go: For a page with keys, see `freed`.
 
     Returns:
         The class index; None for all classes, or where the store has no classes.
     """
     texts: dict[int | None, str] = {} if every is None else {None: every}
     texts |= dict(enumerate(_class_texts()))
-    return _chosen(label, list(texts), key, texts) if texts else None
+    if not texts:
+        return None
+    chosen: int | None = freed(label, texts, key) if lets_go else _chosen(label, list(texts), key, texts)
+    return chosen
+
+
+def freed(label: str, texts: Mapping[Any, str], key: str, help: str | None = None) -> Any:
+    """Lets choose one of some options on a page with keys.
+
+    A box that was used would keep the keys to itself, so each choice is followed by a new box.
+
+    Args:
+        label: What stands above the choice.
+        texts: What each option is called; the first is the default.
+        key: Name of the query parameter, which holds the text.
+        help: What a hovering pointer is told.
+    """
+    box = f"{key}-{st.session_state.get(f'{key}-boxes', 0)}"
+    options, said = list(texts), list(texts.values())
+    asked = st.query_params.get(key)
+    index = said.index(asked) if asked in said else 0
+
+    def take() -> None:
+        chosen = st.session_state[box]
+        if chosen == options[0]:
+            st.query_params.pop(key, None)
+        else:
+            st.query_params[key] = texts[chosen]
+        st.session_state[f"{key}-boxes"] = st.session_state.get(f"{key}-boxes", 0) + 1
+
+    return st.selectbox(
+        label, options, index, format_func=lambda each: texts.get(each, ""), key=box, on_change=take, help=help
+    )
 
 
 def class_text(label: int | None) -> str | None:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from curator import account, audit, browse, manifests, queries
+from curator import account, audit, browse, queries
 
 from . import links
 from .choices import classes, generation
@@ -81,7 +81,7 @@ def _table(state: object, generation: int, manifest: str | None) -> pd.DataFrame
     """All classes, one row each, in the order of their indexes."""
     table = pd.DataFrame(live().ask(queries.text("class_pool"), generation=generation))
     if manifest is not None:
-        found = manifests.find(live().store, manifest)
+        found = live().manifest(manifest)
         added = pd.DataFrame(account.classes(found)).drop(columns="class_name")
         quota = found.lineage["parameters"]["per_class"]
         table = table.merge(added, on="label", how="left")
@@ -274,7 +274,7 @@ def _histogram(row: Any, generation: int, manifest: str) -> None:
 
 @st.cache_data(show_spinner=False, max_entries=64)
 def _parameters(state: object, manifest: str) -> dict[str, Any]:
-    found: dict[str, Any] = manifests.find(live().store, manifest).lineage["parameters"]
+    found: dict[str, Any] = live().manifest(manifest).lineage["parameters"]
     return found
 
 

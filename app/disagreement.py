@@ -11,13 +11,12 @@ import altair as alt
 import pandas as pd
 import streamlit as st
 
-from curator import disagreement
+from curator import drift, queries
 from curator.derived import Wanted
-from curator.errors import InputError
 from curator.schema import SPLITS
 
 from .choices import class_name, classes, generation
-from .live import live, rows
+from .live import answer, live, rows
 from .tiles import tiles
 from .words import nothing, plain, short
 
@@ -60,10 +59,12 @@ def show() -> None:
     teacher = places[3].segmented_control(
         "Mistakes", ["now", "before"], default="now", required=True, key="teacher", bind="query-params"
     )
-    try:
-        pair, kept = _pair(live().state(), chosen)
-    except InputError as error:
-        nothing(f"{error.what}.", "curator label --model NAME")
+    pair, kept = _pair(live().state(), chosen)
+    if pair is None:
+        nothing(
+            f"Generation {chosen} is the first one, and there is nothing to compare it with.",
+            "curator label --model NAME",
+        )
         return
     if not kept:
         nothing(
@@ -83,8 +84,12 @@ def show() -> None:
 
 
 @st.cache_data(show_spinner=False, max_entries=100)
-def _pair(state: object, generation: int) -> tuple[Wanted, bool]:
-    return disagreement.pair(live().store, generation)
+def _pair(state: tuple[tuple[str, int], ...], generation: int) -> tuple[Wanted | None, bool]:
+    """The generation and the one before it, if there is one; and whether the tables hold them as they are now."""
+    there = live()
+    with there.cursor() as con:
+        pair = drift.pair(there.store, con, generation, dict(state)["labels"])
+        return pair, pair is not None and drift.is_kept(con, pair)
 
 
 def _totals(pair: Wanted, values: dict[str, Any]) -> None:
@@ -134,7 +139,8 @@ def _matrices(values: dict[str, Any], teacher: str) -> None:
     with right:
         st.markdown("**Mistakes on the holdout**")
         st.caption(f"True class against the class that a teacher gives. {_limit()}")
-        mistakes = pd.DataFrame(rows("disagreement_mistakes", values | most))
+        query = queries.compose(queries.steps("mistakes"), queries.text("disagreement_mistakes"))
+        mistakes = pd.DataFrame(answer(query, values | most))
         if not mistakes.empty:
             mistakes = mistakes.set_axis(["row", "column", "before", "now"], axis=1)
             mistakes = mistakes.assign(images=mistakes[teacher])[["row", "column", "images"]]

@@ -13,7 +13,7 @@ from curator.gallery import FAR, ORDERS, Filter, Gallery, Step
 from curator.schema import DECISIONS, SPLITS
 
 from .choices import class_name, classes, generation, manifest_name
-from .live import live
+from .live import command, live
 from .tiles import badge, tiles
 from .words import plain
 
@@ -47,7 +47,7 @@ def show() -> None:
     if not is_sorted:
         st.caption(
             f"The labels of generation {wanted.generation} are not sorted for browsing, so each page takes longer. "
-            f"{plain(browse.COMMAND)} sorts them."
+            f"{plain(command(browse.COMMAND), 1000)} sorts them."
         )
     if not count:
         st.info("No image passes these filters.", icon=":material/info:")
@@ -100,7 +100,8 @@ def _highest() -> dict[str, float]:
 
 
 def _range(name: str, highest: float) -> tuple[float | None, float | None]:
-    low, high = st.slider(name.capitalize(), 0.0, highest, (0.0, highest), 0.01, key=name, bind="query-params")
+    chosen = st.slider(name.capitalize(), 0.0, highest, (0.0, highest), 0.01, key=name, bind="query-params")
+    low, high = sorted(chosen)  # a link may have them the other way round
     return low if low > 0 else None, high if high < highest else None
 
 
@@ -128,7 +129,7 @@ def _is_sorted(state: tuple[tuple[str, int], ...], generation: int) -> bool:
 
 @st.cache_data(show_spinner=False, max_entries=20)
 def _files(state: object, name: str) -> tuple[str, ...]:
-    return tuple(str(file) for file in manifests.files(manifests.find(live().store, name)))
+    return tuple(str(file) for file in manifests.files(live().manifest(name)))
 
 
 @st.cache_data(show_spinner=False, max_entries=500)

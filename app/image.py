@@ -13,7 +13,7 @@ from curator.images import ID_MASK
 
 from . import links
 from .choices import class_text, classes, manifest_name
-from .live import live, rows
+from .live import command, live, rows
 from .tiles import picture, tiles
 from .words import nothing, plain, short
 
@@ -123,7 +123,8 @@ def _twins(image_id: int) -> None:
     twins = rows("image_twins", {"image_id": image_id, "limit": _TWINS})
     st.subheader("Images that it repeats", anchor=False)
     if not twins:
-        st.caption("None that the newest scan for duplicates knows of (curator quality duplicates).")
+        scan = plain(command("curator quality duplicates"), 1000)
+        st.caption(f"None that the newest scan for duplicates knows of ({scan}).")
         return
     tiles(twins, [_twin(row) for row in twins])
 

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from curator import queries
+from curator import manifests, queries
+from curator.manifests import Manifest
 from curator.schema import TABLES
 from curator.server import STORE
+from curator.situation import option
 from curator.store import Store
 
 if TYPE_CHECKING:
@@ -88,6 +90,11 @@ class Live:
         with self.cursor() as con:
             return queries.rows(con, query, **values)
 
+    def manifest(self, name: str) -> Manifest:
+        """A published manifest, see manifests.find."""
+        with self.cursor() as con:
+            return manifests.find(self.store, name, con)
+
 
 def live() -> Live:
     """The store that the app was started on, as it is now."""
@@ -99,6 +106,11 @@ def live() -> Live:
 @st.cache_resource(show_spinner=False)
 def _opened(path: str) -> Live:
     return Live(path)
+
+
+def command(text: str) -> str:
+    """A command line, for this store."""
+    return text + option(live().store.path)
 
 
 def rows(name: str, values: Mapping[str, Any] | None = None, passing: tuple[str, ...] = ()) -> list[dict[str, Any]]:

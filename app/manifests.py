@@ -18,12 +18,13 @@ from curator.names import check_name
 from curator.parameters import DEFAULTS, FILLS, NEAR_LEAKS, TARGETS
 
 from . import choices, links, tiles
-from .live import live, rows
+from .live import command, live, rows
 from .words import failed, nothing, plain, short
 
 _VIEWS = ("Contents", "Compare", "Build")
 _MOST = 2_000  # rows of a table
 _TILES = 24
+_EARLIER = "manifest"  # the parameter that names an earlier manifest, see policies.EARLIER
 
 
 def show() -> None:
@@ -55,7 +56,7 @@ def show() -> None:
 
 @st.cache_data(show_spinner=False, max_entries=50)
 def _found(state: object, name: str) -> Manifest:
-    return manifests.find(live().store, name)
+    return live().manifest(name)
 
 
 def _contents(manifest: Manifest) -> None:
@@ -73,7 +74,8 @@ def _contents(manifest: Manifest) -> None:
         facts |= {f"version of {table}": version for table, version in lineage["tables"].items() if version >= 0}
         texts = {name: "-" if value is None else short(value, 1000) for name, value in facts.items()}
         st.dataframe(pd.DataFrame({"what": texts.keys(), "value": texts.values()}), hide_index=True, width="stretch")
-        st.code(shlex.join(["curator", "build-manifest", "NEW", "--as-of", manifest.name]), language="bash")
+        again = shlex.join(["curator", "build-manifest", "NEW", "--as-of", manifest.name])
+        st.code(command(again), language="bash", wrap_lines=True)
     with st.expander("SQL", icon=":material/database:"):
         st.code(lineage["sql"], language="sql", height=500)
 
@@ -189,7 +191,7 @@ def _build(newest: dict[str, Any] | None) -> None:
         ),
         "min_confidence": _number(line[2], "Confidence above", "min_confidence", 0.0, 0.999, 0.05),
     }
-    names = ["top", *(name for name in policies.names() if name != "top")]
+    names = ["top", *(name for name in policies.names() if name != "top" and (newest or not _takes_up(name)))]
     options["policy"] = line[0].selectbox("Policy", names, key="policy", bind="query-params")
     options["settings"] = _settings(line, options["policy"])
     with st.expander("More options", icon=":material/tune:"):
@@ -204,12 +206,12 @@ def _build(newest: dict[str, Any] | None) -> None:
         )
         if name:
             check_name("manifest", name)
-        command = _command(name, options, where)
+        built = _command(name, options, where)
         said = _said(options)
         if st.button("Try it", type="primary", icon=":material/play_arrow:"):
             st.session_state["tried"] = said
         st.text("To build it:")
-        st.code(command, language="bash", wrap_lines=True)
+        st.code(built, language="bash", wrap_lines=True)
         if where:
             st.info(
                 "The figures below are without the SQL condition, which only the command line runs: there, add "
@@ -229,12 +231,20 @@ def _number(place: Any, label: str, name: str, least: float, most: float, step: 
     return float(f"{given:.3f}")
 
 
+def _takes_up(policy: str) -> bool:
+    """Whether a policy selects from an earlier manifest."""
+    return _EARLIER in policies.load(policy).defaults
+
+
 def _settings(line: Sequence[Any], policy: str) -> dict[str, policies.Value]:
     """The parameters of a policy, each with a field of its own."""
     found: dict[str, policies.Value] = {}
     for position, (name, default) in enumerate(policies.load(policy).defaults.items(), start=1):
         place, key = line[position % 3], f"{policy}.{name}"
-        if isinstance(default, str):
+        if name == _EARLIER:
+            with place:
+                found[name] = choices.manifest_name(name, key) or default
+        elif isinstance(default, str):
             found[name] = place.text_input(name, default, key=key, bind="query-params", max_chars=100)
         elif isinstance(default, int):
             found[name] = place.number_input(name, value=default, key=key, bind="query-params")

@@ -8,7 +8,7 @@ import altair as alt
 import pandas as pd
 import streamlit as st
 
-from curator import account, duplicates, manifests
+from curator import account, duplicates
 from curator.situation import Situation, situation
 
 from .links import to
@@ -96,7 +96,7 @@ def _funnel(name: str) -> None:
 
 @st.cache_data(show_spinner=False, max_entries=20)
 def _manifest(state: object, name: str) -> list[tuple[str, int]]:
-    return account.funnel(manifests.find(live().store, name))
+    return account.funnel(live().manifest(name))
 
 
 def _next(found: Situation) -> None:

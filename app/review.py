@@ -15,9 +15,9 @@ from curator.audit import Key
 from curator.errors import CuratorError
 
 from . import turns
-from .choices import class_name, classes
+from .choices import class_name, classes, freed
 from .links import to
-from .live import live, rows
+from .live import command, live, rows
 from .tiles import badge, pictures, placeholder
 from .turns import AUDIT, QUEUE, Turn
 from .words import failed, nothing, plain, short
@@ -51,7 +51,7 @@ def show() -> None:
             "From", [QUEUE, AUDIT], default=QUEUE, required=True, key="mode", bind="query-params"
         )
         with st.container(width=220):
-            label = class_name()
+            label = class_name(lets_go=True)
         with st.container(width=220 if mode == QUEUE else 400):
             chosen: Any = _reason() if mode == QUEUE else _sample()
     if mode == AUDIT and chosen is None:
@@ -60,7 +60,8 @@ def show() -> None:
     turn = turns.turn(mode or QUEUE, label, chosen)
     turn.reviewer = reviewer
     if turn.listed.hint:
-        st.caption(f"Images that changed their class are missing from this list until this was run: {turn.listed.hint}")
+        hint = plain(command(turn.listed.hint), 1000)
+        st.caption(f"Images that changed their class are missing from this list until this was run: {hint}")
     _judging()
 
 
@@ -74,14 +75,9 @@ def _reviewer() -> str:
 
 
 def _reason() -> str | None:
-    return st.selectbox(
-        "Reason",
-        [None, *worklist.REASONS],
-        format_func=lambda reason: reason or "all reasons",
-        key="reason",
-        bind="query-params",
-        help="Why a look is worth it; docs/audit.md has the table.",
-    )
+    texts = {None: "all reasons"} | {reason: reason for reason in worklist.REASONS}
+    chosen: str | None = freed("Reason", texts, "reason", "Why a look is worth it; docs/audit.md has the table.")
+    return chosen
 
 
 def _sample() -> Key | None:
@@ -109,6 +105,7 @@ def _judging() -> None:
         if turn.session.next_open() is None and turn.chosen[0] == QUEUE:
             _nothing_left(turn)
         st.query_params["at"] = str(turn.image_id)
+        turn.show()
         left, right = st.columns([5, 4], gap="medium")
         with left:
             _picture(turn.row)
@@ -132,9 +129,10 @@ def _nothing_left(turn: Turn) -> None:
         "Nothing is left to look at. The next manifest takes the decisions in, and diff shows what they did:",
         icon=":material/done_all:",
     )
-    st.code("curator build-manifest NAME --per-class K\ncurator diff OLD NAME", language="bash")
+    after = ("curator build-manifest NAME --per-class K", "curator diff OLD NAME")
+    st.code("\n".join(map(command, after)), language="bash")
     reason = turn.chosen[2]
-    more = [command for name, command in _MORE.items() if reason in (None, name)]
+    more = [command(each) for name, each in _MORE.items() if reason in (None, name)]
     if more:
         st.caption("More to look at is there once this was run:")
         st.code("\n".join(more), language="bash")
@@ -308,7 +306,7 @@ def _decide(image_id: int, decision: str, label: int | None = None) -> None:
         counts = "yours" if turn.session.latest[image_id] == made.row else "theirs"
         done = f"{made.before['reviewer']} had {_DONE[made.before['decision']]} it a moment ago"
         turn.said = f"{short(turn.row['uri'])}: {done}; {counts} counts now"
-    place = turn.session.next_open(turn.place)
+    place = turn.next_open(turn.place)
     if place is not None:
         turn.place = place
     elif not turn.listed.complete:

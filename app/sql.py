@@ -103,7 +103,7 @@ def _answer(query: str) -> None:
     try:
         began = time.monotonic()
         found = sandbox.ask(live().store, query, MEMORY, SECONDS, rows=ROWS, size=_BYTES, meanwhile=meanwhile)
-        table = found.table.rename_columns(render.distinct(found.table.column_names))
+        table = _dated(found.table.rename_columns(render.distinct(found.table.column_names)))
         st.session_state["answer"] = Shown(query, table, found.rows, time.monotonic() - began)
     except InputError as error:
         st.error("There is no answer.", icon=":material/error:")
@@ -141,6 +141,21 @@ def _show(shown: Shown) -> None:
     else:
         st.dataframe(table, hide_index=True, width="stretch")
     _downloads(shown)
+
+
+def _dated(table: pa.Table) -> pa.Table:
+    """The table with the times that Python and browsers do not know, as of the year 280,000 or infinity, as text."""
+    for place, name in enumerate(table.column_names):
+        if not pa.types.is_temporal(table[name].type):
+            continue
+        try:
+            table[name].to_pylist()
+        except (ValueError, OverflowError):
+            with live().cursor() as con:
+                con.register("answer", pa.table({"value": table[name]}))
+                text = con.sql("select value::varchar as value from answer").to_arrow_table()
+            table = table.set_column(place, name, text["value"])
+    return table
 
 
 def _presentable(table: pa.Table) -> pa.Table:

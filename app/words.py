@@ -8,6 +8,8 @@ import streamlit as st
 
 from curator.errors import CuratorError, printable
 
+from .live import command
+
 _SIGNS = re.compile(r"([!-/:-@\[-`{-~])")
 # What Streamlit replaces, and Markdown links, when the escapes are gone; an invisible sign in it leaves it as it is.
 _LATE = re.compile(
@@ -44,7 +46,7 @@ def failed(error: CuratorError) -> None:
 
 
 def nothing(what: str, *commands: str) -> None:
-    """Says that there is nothing to show yet, and which commands change that."""
+    """Says that there is nothing to show yet, and which commands change that; the store's name comes to them here."""
     st.info(plain(what, 1000), icon=":material/info:")
-    for command in commands:
-        st.code(command, language="bash", wrap_lines=True)
+    for each in commands:
+        st.code(command(each), language="bash", wrap_lines=True)

@@ -72,8 +72,9 @@ def between(
     values = wanted._asdict() | {"split": split, "label": label, "limit": limit}
     with closing(store.connect()) as con:
 
-        def rows(name: str) -> list[dict[str, Any]]:
-            return queries.rows(con, queries.text(f"disagreement_{name}"), **values)
+        def rows(name: str, *steps: str) -> list[dict[str, Any]]:
+            query = queries.compose(queries.steps(*steps), queries.text(f"disagreement_{name}"))
+            return queries.rows(con, query, **values)
 
         return Disagreement(
             wanted.generation,
@@ -84,7 +85,7 @@ def between(
             rows("flips"),
             rows("images"),
             rows("holdout")[0],
-            rows("confusion"),
+            rows("confusion", "mistakes"),
         )
 
 

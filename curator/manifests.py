@@ -147,19 +147,30 @@ def build(
         return manifest if dry_run else _publish(store, con, manifest, parameters)
 
 
-def find(store: Store, name: str) -> Manifest:
+def find(store: Store, name: str, con: duckdb.DuckDBPyConnection | None = None) -> Manifest:
     """A published manifest.
+
+    Args:
+        store: The store.
+        name: Its name.
+        con: A connection to look it up in; one is made for it by default, which takes longer than the rest.
 
     Raises:
         InputError: There is none of that name.
     """
-    found = _published(store, name)
+    found = _published(store, name, con)
     if found is None:
         raise InputError(
             f"there is no manifest '{name}'{suggestion(name, _names(store))}",
             "curator manifests, to see those there are; curator build-manifest --per-class K, to make one",
         )
     return found
+
+
+def newest(store: Store, con: duckdb.DuckDBPyConnection) -> Manifest | None:
+    """The manifest that was published last, as a connection sees it; None where there is none."""
+    rows = queries.rows(con, "select * from manifests order by created_at desc, name limit 1")
+    return _read(store, rows[0]) if rows else None
 
 
 def published(store: Store) -> list[dict[str, Any]]:
@@ -211,13 +222,16 @@ def _names(store: Store) -> list[str]:
     return [row["name"] for row in store.rows("select name from manifests order by name")]
 
 
-def _published(store: Store, name: str) -> Manifest | None:
-    rows = store.rows("select * from manifests where name = $name", name=name)
-    if not rows:
-        return None
-    row = rows[0]
+def _published(store: Store, name: str, con: duckdb.DuckDBPyConnection | None = None) -> Manifest | None:
+    query = "select * from manifests where name = $name"
+    rows = queries.rows(con, query, name=name) if con else store.rows(query, name=name)
+    return _read(store, rows[0]) if rows else None
+
+
+def _read(store: Store, row: dict[str, Any]) -> Manifest:
+    """The manifest that a row of the manifests table tells of."""
     return Manifest(
-        name,
+        row["name"],
         store.path / row["path"],
         row["generation"],
         row["rows"],

@@ -1,4 +1,4 @@
-"""The app's server: which command runs it, and where it listens."""
+"""The app's server: which command runs it, and where it listens. What it runs is app/__main__.py."""
 
 from __future__ import annotations
 
@@ -49,8 +49,10 @@ class Server(NamedTuple):
 
     def run(self) -> int:
         """Runs it until it ends, or Ctrl-C or SIGTERM ends it and this; returns its exit code."""
-        # streamlit greets on standard output, which is for the answer
-        with subprocess.Popen(self.command, env=self.environment, stdout=subprocess.DEVNULL) as running:
+        # streamlit greets on standard output, which is for the answer; it ends when its input does, and so with this
+        with subprocess.Popen(
+            self.command, env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+        ) as running:
             try:
                 return running.wait()
             finally:
@@ -72,7 +74,7 @@ def server(store: Store, port: int | None = None, address: str = ADDRESS) -> Ser
         raise InputError("the app needs streamlit, which is not installed", "pip install 'curator[app]'")
     found = _free(port, address)
     settings = _SETTINGS | {"server.address": address, "server.port": str(found)}
-    command = [sys.executable, "-m", "streamlit", "run", str(files("curator.app").joinpath("main.py"))]
+    command = [sys.executable, "-m", "curator.app", "run", str(files("curator.app").joinpath("main.py"))]
     command += [f"--{name}={value}" for name, value in settings.items()]
     shown = f"[{address}]" if ":" in address else address
     is_local = all(ipaddress.ip_address(place[4][0]).is_loopback for place in socket.getaddrinfo(address, found))

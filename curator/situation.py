@@ -55,8 +55,13 @@ def situation(path: Path, scanned: bool, ask: Ask) -> Situation:
     generations = queries.compose(queries.steps("decisions", "trusted"), queries.text("overview_generations"))
     images, extent = ask(queries.text("overview_images")), ask(queries.text("overview_extent"))[0]
     found = Situation(images, ask(generations), extent, [])
-    store = "" if path == Path("store") else f" --store {shlex.quote(str(path))}"
-    return found._replace(steps=[Step(what, f"curator {command}{store}") for what, command in _steps(found, scanned)])
+    steps = [Step(what, f"curator {command}{option(path)}") for what, command in _steps(found, scanned)]
+    return found._replace(steps=steps)
+
+
+def option(path: Path) -> str:
+    """What the commands of a store need behind them: nothing where it is that of the current folder."""
+    return "" if path.absolute() == Path("store").absolute() else f" --store {shlex.quote(str(path))}"
 
 
 def _steps(found: Situation, scanned: bool) -> list[tuple[str, str]]:

@@ -52,7 +52,7 @@ _LATER = {
 # The version of a table that a store does not have yet.
 ABSENT = -1
 # A table with more files of less than so many bytes than this is put together, see Store.gather.
-_MOST_SMALL, _SMALL = 100, 2**23
+_MOST_SMALL, _SMALL = 40, 2**23
 _ZSTD = deltalake.WriterProperties(compression="ZSTD")
 
 Versions = Mapping[str, int]

@@ -1,29 +1,34 @@
 """The images most worth a person's time, from all that is known of them.
 
-    newest manifest, duplicates, label issues, changes, reviews --sql/worklist.sql--> images by value
+    newest manifest, duplicates, label issues, changes, reviews --sql/worklist_REASON.sql--> the first of each reason
+                                                                --sql/worklist.sql--> the first of all, by value
 
 What has not been computed (a scan for duplicates, folds) gives no images; nothing is computed for the list.
 """
 
 from __future__ import annotations
 
+import math
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
-from curator import drift, issues, manifests, queries, selection
+from curator import browse, drift, issues, manifests, queries, selection
 from curator.account import MANY_COPIES
 from curator.errors import InputError, suggestion
 from curator.manifests import Manifest
-from curator.parameters import Parameters
 from curator.reviews import class_index
 from curator.store import Store
 
 if TYPE_CHECKING:
     import duckdb
 
+# In the order in which they are told of, each with its query.
 REASONS = ("leak", "label", "flip", "doubt", "close call")
+# In the order in which they are looked at: what is found early spares the later ones most of their work, which is more.
+_ORDER = ("leak", "label", "doubt", "flip", "close call")
+_LISTED = "image_id BIGINT, label INT, reason VARCHAR, value DOUBLE, detail VARCHAR, confidence FLOAT, copies INT"
 _SUSPECTS = 1_000_000
 
 
@@ -33,7 +38,7 @@ class Worklist(NamedTuple):
     Attributes:
         generation: The generation that the reasons are of.
         manifest: The newest manifest, whose copies count; None where there is none.
-        images: Rows of sql/worklist.sql, the highest value first.
+        images: Rows of sql/worklist_names.sql, the highest value first.
         compared: Whether the flips are complete: the generation is compared with the one before it, or is the first.
     """
 
@@ -66,21 +71,69 @@ def worklist(
     with closing(store.connect(versions)) as con:
         classes = [row["class_name"] for row in queries.rows(con, "select class_name from classes order by label")]
         label = None if class_name is None else class_index(classes, class_name)
-        newest = queries.rows(con, "select name from manifests order by created_at desc, name limit 1")
-        manifest = manifests.find(store, newest[0]["name"]) if newest else None
-        generation = manifest.generation if manifest else selection.generation(con, None)
-        wanted = drift.pair(store, con, generation, versions["labels"])
-        compared = wanted is None or drift.is_kept(con, wanted)
-        if compare and not compared:
-            drift.keep(store, generation)
+        found = look(store, con, versions["labels"], limit, label, reason)
+        if compare and not found.compared:
+            drift.keep(store, found.generation)
             store.view(con, "changes")
-            compared = True
-        suspects = _suspects(store, con) if reason in (None, "label") else []
-        selection.prepare(con, Parameters(generation, per_class=1))
-        _register(con, manifest, suspects)
-        values = {"generation": generation, "has_manifest": manifest is not None, "label": label, "limit": limit}
-        images = queries.rows(con, queries.text("worklist"), **values, only=reason)
-    return Worklist(generation, manifest.name if manifest else None, images, compared)
+            found = look(store, con, versions["labels"], limit, label, reason)._replace(compared=True)
+        return found._replace(images=queries.rows(con, queries.text("worklist_names")))
+
+
+def look(
+    store: Store, con: duckdb.DuckDBPyConnection, version: int, limit: int, label: int | None, reason: str | None
+) -> Worklist:
+    """Leaves the list in a connection, as the temporary table `worklist` of rows of sql/worklist.sql.
+
+    Args:
+        store: The store.
+        con: A connection, or a cursor of one that others use.
+        version: Version of the labels table that it reads.
+        limit: Most images.
+        label: The only class to list.
+        reason: The only one of REASONS to list.
+
+    Returns:
+        What the list is of, without its images.
+
+    Raises:
+        InputError: No generation has labels yet.
+    """
+    manifest = manifests.newest(store, con)
+    generation = manifest.generation if manifest else selection.generation(con, None)
+    wanted = drift.pair(store, con, generation, version)
+    values: dict[str, Any] = {
+        "generation": generation, "label": label, "limit": limit, "has_manifest": manifest is not None, "most": 1,
+    }  # fmt: skip
+    steps = {"kept": _kept(con, manifest, values)} | queries.steps("holdout_twins")
+    steps["said"] = f"from stored_{'browse' if browse.is_kept(store, con, generation, version) else 'labels'}"
+    _keep(con, "settled", queries.text("worklist_settled"), values)
+    _register(con, manifest, _suspects(store, con) if reason in (None, "label") else [])
+    con.execute(f"create or replace temp table listed ({_LISTED})")
+    for each in _ORDER if reason is None else [reason]:
+        least = queries.rows(con, queries.text("worklist_least"), limit=limit)
+        values["least"] = least[0]["least"] if least else -math.inf
+        query = queries.compose(steps, queries.text(f"worklist_{each.replace(' ', '_')}"))
+        con.execute(f"insert into listed {query}", queries.bind(con, query, values))
+    _keep(con, "worklist", queries.text("worklist"), values)
+    compared = wanted is None or drift.is_kept(con, wanted)
+    return Worklist(generation, manifest.name if manifest else None, [], compared)
+
+
+def _keep(con: duckdb.DuckDBPyConnection, name: str, query: str, values: dict[str, Any]) -> None:
+    con.execute(f"create or replace temp table {name} as {query}", queries.bind(con, query, values))
+
+
+def _kept(con: duckdb.DuckDBPyConnection, manifest: Manifest | None, values: dict[str, Any]) -> str:
+    """The query of the manifest's rows; their files, and the most copies of one, come to the values."""
+    columns = {"image_id": pa.int64(), "label": pa.int32(), "confidence": pa.float32(), "copies": pa.int32()}
+    if manifest is None:
+        con.register("nothing_kept", pa.schema(columns.items()).empty_table())
+        return "from nothing_kept"
+    values["files"] = [str(file) for file in manifests.files(manifest)]
+    kept = f"select {', '.join(columns)} from read_parquet($files)"
+    most = queries.rows(con, f"select max(copies) as most from ({kept})", files=values["files"])
+    values["most"] = most[0]["most"] or 1
+    return kept
 
 
 def _suspects(store: Store, con: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
@@ -90,12 +143,7 @@ def _suspects(store: Store, con: duckdb.DuckDBPyConnection) -> list[dict[str, An
 
 
 def _register(con: duckdb.DuckDBPyConnection, manifest: Manifest | None, suspects: list[dict[str, Any]]) -> None:
-    """Gives a connection the relations of sql/worklist.sql that are not in the store's tables."""
-    if manifest is None:
-        columns = {"image_id": pa.int64(), "label": pa.int32(), "confidence": pa.float32(), "copies": pa.int32()}
-        con.register("kept", pa.schema(columns.items()).empty_table())
-    else:
-        con.read_parquet([str(file) for file in manifests.files(manifest)]).create_view("kept")
+    """Gives a connection the relations of the queries that are not in the store's tables."""
     gains = _gains(manifest) if manifest else {}
     short = {"label": pa.array(gains.keys(), pa.int32()), "gain": pa.array(gains.values(), pa.int32())}
     con.register("short_classes", pa.table(short))

@@ -1,11 +1,8 @@
 -- Purpose: what a person needs to see of the images to decide on: where they are, what the teacher says, whom they leak.
--- Inputs:  stored_images, stored_labels, stored_classes, stored_duplicates.
--- Grain:   one row per image of $images that the store knows.
--- Parameters: $images (image_ids), $generation.
-with asked as (
-    select unnest($images::BIGINT[]) as image_id
-),
-places as (
+-- Inputs:  asked (image_id), stored_images, stored_labels, stored_duplicates.
+-- Grain:   one row per image of asked that the store knows.
+-- Parameters: $generation.
+with places as (
     select image_id, uri, shard, byte_offset, byte_length, split, label
     from stored_images
     where image_id in (

@@ -23,7 +23,7 @@ SHARED = {"live", "links", "words", "tiles", "choices", "turns"}
 
 def test_pages_import_no_other_pages() -> None:
     for file in APP.glob("*.py"):
-        if file.stem in {"main", "navigation", "__init__"}:
+        if file.stem in {"main", "navigation", "__init__", "__main__"}:
             continue
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.ImportFrom) and node.level:
@@ -87,3 +87,22 @@ def test_it_stops_when_it_is_told_to(store: Store, number: signal.Signals) -> No
     assert "Traceback" not in said
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(f"{url}/_stcore/health", timeout=1)
+
+
+def test_a_killed_app_leaves_no_server(store: Store) -> None:
+    """Also where nothing can be tidied up, as after kill -9."""
+    command = [Path(sys.executable).with_name("curator"), "app", "--store", store.path, "--json"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    url = json.loads("".join(running.stdout.readline() for _ in range(4)))["url"]
+    assert any(answers(url) or time.sleep(0.1) for _ in range(200))
+    running.kill()
+    running.communicate(timeout=20)
+    assert any(not answers(url) or time.sleep(0.1) for _ in range(100))
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/_stcore/health", timeout=5) as health:
+            return health.read() == b"ok"
+    except OSError:
+        return False

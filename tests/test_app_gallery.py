@@ -198,7 +198,7 @@ def test_a_generation_appears(browser: Any, store: Store, tmp_path: Path) -> Non
 def page(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
     """Runs a page by itself."""
 
-    def run(name: str, store: Store, /, **shown: str) -> AppTest:
+    def run(name: str, store: Store, /, **shown: str | list[str]) -> AppTest:
         monkeypatch.setenv("CURATOR_STORE", str(store.path))
         test = AppTest.from_string(f"from curator.app import {name}\n{name}.show()", default_timeout=30)
         for key, value in shown.items():
@@ -211,10 +211,15 @@ def page(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
 
 
 @pytest.mark.parametrize("name", ["gallery", "image"])
-def test_a_fresh_store_says_what_to_do(name: str, page: Callable[..., AppTest], tmp_path: Path) -> None:
+def test_a_fresh_store_says_what_to_do(
+    name: str, page: Callable[..., AppTest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     test = page(name, Store.create(tmp_path / "store", ["a", "b"]))
     assert test.info
     assert test.code[0].value.startswith("curator ")
+    assert test.code[0].value.endswith(f" --store {tmp_path / 'store'}")  # as it is not the current folder's
+    monkeypatch.chdir(tmp_path)
+    assert "--store" not in page(name, Store(tmp_path / "store")).code[0].value
 
 
 def test_an_image_without_labels(page: Callable[..., AppTest], store: Store, tmp_path: Path) -> None:
@@ -240,6 +245,11 @@ def test_pages_write_nothing(page: Callable[..., AppTest], pool: Store) -> None:
     page("gallery", pool, manifest="m", source="not in the manifest")
     page("image", pool, image_id=str(number(pool)[4]))
     assert digest(pool) == before
+
+
+def test_a_range_the_wrong_way_round(page: Callable[..., AppTest], pool: Store) -> None:
+    both = [page("gallery", pool, confidence=ends).text[0].value for ends in (["0.30", "0.90"], ["0.90", "0.30"])]
+    assert both[0] == both[1] != "0 images"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from browser import Tab, browser, serve  # noqa: F401 - a fixture
 from conftest import Answer
 from streamlit.testing.v1 import AppTest
-from test_sandbox import prints
+from traces import prints
 
 from curator import comparison, manifests
 from curator.reviews import add_review
@@ -107,6 +107,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "a policy with a parameter": {"policy": "stratified", "stratified.bins": 3, "seed": 7},
     "a policy with a threshold": {"policy": "threshold", "threshold.threshold": 0.65},
     "an earlier manifest": {"policy": "images-of", "images-of.manifest": "before", "min_confidence": 0.0},
+    "the newest of them": {"policy": "images-of", "min_confidence": 0.0},
     "no copies": {"fill": "none", "max_copies": 2, "near_leaks": "keep"},
     "reviews and repeats": {"accepted": "true", "dedup": "true"},
     "targets": {"targets": "auto", "hard_from": 0.7, "temperature": 1.5, "name": "my-own"},
@@ -152,7 +153,6 @@ def test_wrong_options_say_so(built: Store, monkeypatch: pytest.MonkeyPatch) -> 
         ({"name": "--yes"}, "cannot be the name of a manifest"),
         ({"calibrated": "true"}, "no temperature was fitted"),
         ({"min_confidence": 0.99}, "nothing can be selected"),
-        ({"policy": "images-of"}, "there is no manifest"),
     ):
         at = look(built, monkeypatch, view="Build", **shown)
         if at.button:  # else it is told before anything is tried
@@ -170,7 +170,9 @@ def test_wrong_options_say_so(built: Store, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_store_without_manifests_and_one_without_labels(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at = look(store, monkeypatch)
+    at = look(store, monkeypatch, policy="images-of")  # of which there are none
+    assert at.selectbox("policy").value == "top"
+    assert "images-of" not in at.selectbox("policy").options
     assert "no manifest yet" in at.info[0].value
     assert any("curator build-manifest" in code.value for code in at.code)
     at = look(Store.create(tmp_path / "fresh", ["cat"]), monkeypatch)

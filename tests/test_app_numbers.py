@@ -207,7 +207,8 @@ def test_matrices(measured: Store) -> None:
         rows = measured.rows(queries.text("disagreement_matrix"), **values)
         found = {(row["label_before"], row["label_after"]): row["images"] for row in rows}
         assert found == {cell: n for cell, n in flips.items() if label is None or label in cell}
-        rows = measured.rows(queries.text("disagreement_mistakes"), **values)
+        query = queries.compose(queries.steps("mistakes"), queries.text("disagreement_mistakes"))
+        rows = measured.rows(query, **values)
         assert {(row["truth"], row["label"]): (row["before"], row["after"]) for row in rows} == {
             cell: (before[cell], after[cell]) for cell in before + after if label is None or label in cell
         }
@@ -240,7 +241,7 @@ def test_generations_that_were_not_compared(page: Callable[..., AppTest], second
     assert disagreement.pair(second)[1] is False
     assert "curator quality disagreement --generation 1" in shown(page("disagreement", second))
     assert not (second.path / "drift").exists()
-    assert "generation 0 is the first one" in shown(page("disagreement", second, generation="0"))
+    assert "Generation 0 is the first one" in shown(page("disagreement", second, generation="0"))
     disagreement.between(second)
     assert disagreement.pair(second)[1] is True
 

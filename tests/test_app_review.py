@@ -24,6 +24,7 @@ from curator.worklist import worklist
 
 HOSTILE = "<b>x<i> **bold** `code`\u202e"
 CLASSES = ["cat", "<img src=x onerror=alert(1)> *dog*", "owl"]
+TABS: list[Tab] = []
 NAMES = [*(f"{number:02d}.png" for number in range(28)), f"{HOSTILE}.png", "gone.png"]
 
 
@@ -47,6 +48,14 @@ def pictured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     manifests.build(store, "m", {"per_class": 30})
     audit(store)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """Closes the tabs of a test: what one has before it, another is not shown."""
+    yield
+    while TABS:
+        TABS.pop().page.close()
 
 
 @pytest.fixture
@@ -75,6 +84,7 @@ def shown(tab: Tab) -> int:
 
 def opened(browser: Any, url: str, path: str, reviewer: str = "") -> Tab:  # noqa: F811
     tab = Tab(browser, url).open(path)
+    TABS.append(tab)
     tab.page.get_by_text("in this session").wait_for()  # the first run has come as far as the keys
     if reviewer:
         box = tab.page.get_by_role("textbox", name="Reviewer")
@@ -159,18 +169,48 @@ def test_two_who_decide_at_once(app: tuple[Store, str], browser) -> None:  # noq
     store, url = app
     order, since = queue(store), len(made(store))
     one = opened(browser, url, "review", "ann")
-    two = opened(browser, url, f"review?at={order[1]}", "bob")
-    assert shown(two) == order[1]
+    two = opened(browser, url, "review", "bob")
+    assert (shown(one), shown(two)) == (order[0], order[1])  # what ann has before her is not bob's
     press(one, "a")
-    press(two, "x")  # which ann's list shows next
-    assert shown(two) == order[2]
+    assert shown(one) == order[2]
+    press(two, "x")
+    assert shown(two) == order[3]
+    press(one, "ArrowLeft")  # to what bob decided on
     press(one, "ArrowLeft")
     press(one, "a")  # once more on the first
     assert shown(one) == order[2]
+    press(one, "ArrowRight")  # both look at the same
+    press(one, "a")
     press(two, "a")
-    wanted = [("ann", 0, "accept"), ("bob", 1, "reject"), ("ann", 0, "accept"), ("bob", 2, "accept")]
+    wanted = [
+        ("ann", 0, "accept"),
+        ("bob", 1, "reject"),
+        ("ann", 0, "accept"),
+        ("ann", 3, "accept"),
+        ("bob", 3, "accept"),
+    ]
     found = made(store, "reviewer", "image_id", "decision", since=since)
     assert found == [(who, order[number], decision) for who, number, decision in wanted]
+    two.page.close()
+    press(one, "s")  # what bob had before him is free again
+    press(one, "z")
+
+
+def test_a_choice_lets_the_keys_go(app: tuple[Store, str], browser) -> None:  # noqa: F811
+    """Whoever has chosen a class or a reason can press keys at once; the choice stands in the address."""
+    store, url = app
+    since = len(made(store))
+    tab = opened(browser, url, "review")
+    for box, option in (("Class", "cat"), ("Reason", "doubt")):
+        tab.page.get_by_role("combobox", name=box, exact=True).click()
+        tab.page.get_by_role("option", name=option).click()
+        tab.settle()
+        press(tab, "s")
+        press(tab, "z")
+    assert [row[1] for row in made(store, since=since)] == ["skip"] * 4
+    assert "class=cat" in tab.path
+    assert "reason=doubt" in tab.path
+    assert not tab.errors
 
 
 def test_what_comes_from_outside_is_text(app: tuple[Store, str], browser) -> None:  # noqa: F811

@@ -177,6 +177,20 @@ def test_what_cannot_be_a_date_of_a_browser_is_still_an_answer(asked: Store, mon
         assert not at.exception, query
 
 
+def test_a_time_beyond_all_calendars_is_shown_as_text(asked: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CURATOR_STORE", str(asked.path))
+    at = AppTest.from_function(page, default_timeout=60)
+    at.query_params["query"] = (
+        "select timestamp '280000-01-02 03:04:05' as t, 'infinity'::date as d, date '2000-01-01' as o"
+    )
+    at.run()
+    at.button[0].click().run()
+    shown = at.dataframe[-1].value.iloc[0]
+    assert (shown["t"], shown["d"]) == ("280000-01-02 03:04:05", "infinity")
+    assert shown["o"].year == 2000
+    assert not any("not as a file" in text.value for text in at.text)
+
+
 @pytest.mark.parametrize(("query", "said"), [("", "Write a query"), ("select 1 as x, 2 as y", "")])
 def test_nonsense_in_the_link(asked: Store, monkeypatch: pytest.MonkeyPatch, query: str, said: str) -> None:
     monkeypatch.setenv("CURATOR_STORE", str(asked.path))

@@ -71,6 +71,19 @@ def test_flips(store: Store, tmp_path: Path) -> None:
     assert rows["b"]["value"] == pytest.approx(0.5 * rows["b"]["copies"], abs=1e-6)
 
 
+def test_a_short_list_begins_as_a_long_one(store: Store, tmp_path: Path) -> None:
+    """What is found for one reason spares the next ones work, and nobody their place."""
+    second(store, tmp_path, b=(0.1, 0.8, 0.1), g=(0.7, 0.1, 0.2))
+    manifests.build(store, "m", {"per_class": 6, "min_confidence": 0.45})
+    rows = worklist(store).images
+    assert {row["reason"] for row in rows} == {"flip", "doubt", "close call"}
+    for limit in range(1, len(rows)):
+        assert worklist(store, limit).images == rows[:limit]
+    for name in ("browse", "histograms"):  # what stands in for the labels where it is there
+        shutil.rmtree(store.path / name)
+    assert worklist(store).images == rows
+
+
 def test_leaks_and_labels(store: Store, ids: dict[str, int], tmp_path: Path) -> None:
     uris = [f"lab/{name}.jpg" for name in "uvwxyz"]
     add_images(store, write(tmp_path / "lab.parquet", uri=uris, label=["cat", "dog"] * 3), "labeled", scan=False)
