@@ -274,7 +274,7 @@ def _more(options: dict[str, Any]) -> str:
     options["near_leaks"] = line[2].selectbox("Images near the holdout", NEAR_LEAKS, key="near_leaks", **bound)
     line = st.columns(3)
     options["dedup"] = line[0].toggle("Keep one of repeated images", key="dedup", **bound)
-    options["accepted"] = line[1].toggle("Accepted at any confidence", key="accepted", **bound)
+    options["accepted"] = line[1].toggle("Accepted first, at any confidence", key="accepted", **bound)
     options["calibrated"] = line[2].toggle("Calibrated confidences", key="calibrated", **bound)
     left, right = st.columns([1, 2])
     options["seed"] = left.number_input("Seed", -(2**53) + 1, 2**53 - 1, 0, key="seed", **bound)

@@ -89,11 +89,12 @@ def _reason(facts: dict[str, Any], parameters: Parameters, is_in: bool) -> str:
     """The rule that decided, as a sentence; the rules are asked in the order of the selection."""
     if is_in:
         times = "once" if facts["copies"] == 1 else f"{facts['copies']} times"
+        first = facts["decision"] in ("accept", "relabel") and parameters.accepted
         person = ", a class that a reviewer gave" if facts["decision"] == "relabel" else ""
         return (
             f"it counts {times} as {facts['class']}{person}: it is number {facts['rank']} of the {facts['of_class']} "
             f"images that the policy {parameters.policy} lets into the class, and the first {facts['kept_of_class']} "
-            "are kept"
+            "are kept" + (", what reviewers accepted or gave a class before all others" if first else "")
         )
     if facts["split"] != "unlabeled":
         return f"it is in the {facts['split']} split, and only the unlabeled pool is selected from"

@@ -119,7 +119,7 @@ def judging(name: str, parameters: Parameters) -> str:
 
 def statement(parameters: Parameters, weighted: bool = False) -> str:
     """The whole selection as one statement: image_id, label, confidence, score, copies and, where weighted, weight."""
-    rest = {"eligible": _eligible(weighted), "kept": queries.text("quota")}
+    rest = _eligible(parameters, weighted) | {"kept": queries.text("quota")}
     return queries.compose(before(parameters) | steps(parameters) | rest, queries.text("copies"))
 
 
@@ -129,11 +129,15 @@ def eligible(con: duckdb.DuckDBPyConnection, parameters: Parameters) -> dict[str
     Raises:
         InputError: The policy is not sound.
     """
-    return steps(parameters) | {"eligible": _eligible(_check_policy(con, parameters))}
+    return steps(parameters) | _eligible(parameters, _check_policy(con, parameters))
 
 
-def _eligible(weighted: bool) -> str:
-    return queries.text("eligible").replace(_WEIGHT_MARK, "weight" if weighted else _WEIGHT_MARK)
+def _eligible(parameters: Parameters, weighted: bool) -> dict[str, str]:
+    """The steps from the policy to the relation `eligible`."""
+    text = queries.text("eligible").replace(_WEIGHT_MARK, "weight" if weighted else _WEIGHT_MARK)
+    if not parameters.accepted:
+        return {"eligible": text}
+    return {"let_through": text, "eligible": queries.text("accepted_first")}
 
 
 def select(con: duckdb.DuckDBPyConnection, parameters: Parameters, folder: Path, parts: Sequence[Path] = ()) -> str:
@@ -159,14 +163,16 @@ def select(con: duckdb.DuckDBPyConnection, parameters: Parameters, folder: Path,
     classes = queries.rows(con, "select count(*) as n from classes")[0]["n"]
     _check_where(con, parameters)
     weighted = _check_policy(con, parameters)
-    through_policy = steps(parameters) | {"eligible": _eligible(weighted)}
+    eligible = _eligible(parameters, weighted)
+    through_policy = steps(parameters) | eligible
     if exact and not disputed and not parameters.dedup:
         through_policy["candidates"] = queries.text("candidates_undisputed")
     plain = parameters.policy == "top" and parameters.policy_sql is None
     try:
         if plain:
             # The scores are the confidences, which the histogram compares with the threshold itself: the engine hands
-            # whole vectors on much faster than filtered ones.
+            # whole vectors on much faster than filtered ones. Those of accepted images lie above its limits, and so
+            # in its best bin.
             query = queries.compose(through_policy, "select image_id, label, score from eligible")
             limits = 0.0, 1.0, -np.inf
             if exact and not parameters.dedup:  # of repeats the best must be known before the quota
@@ -175,11 +181,13 @@ def select(con: duckdb.DuckDBPyConnection, parameters: Parameters, folder: Path,
         else:
             # A policy may take long, so it is run once and its answer read twice.
             file = folder / "eligible.parquet"
-            query = queries.compose(through_policy, "select * from eligible")
+            first, *later = eligible
+            query = queries.compose(through_policy, f"select * from {first}")
             con.sql(query, params=queries.bind(con, query, values)).to_parquet(str(file), compression="uncompressed")
             con.read_parquet(str(file)).create_view("policy_rows")
             limits = *_check_rows(con, parameters, classes), -np.inf
-            query, values = "select * from policy_rows", {}
+            answer = {first: "select * from policy_rows"} | {step: eligible[step] for step in later}
+            query, values = queries.compose(answer, "select * from eligible"), {}
         histogram = Histogram(classes, *limits)
         whole = bool(parts) and plain and exact and not disputed and not parameters.dedup and parameters.where is None
         if not (whole and labels.add_counts(parts, parameters.generation, histogram)):

@@ -6,7 +6,9 @@
 with
 kept as (
     select
-        label, count(*) as kept, sum(copies)::BIGINT as rows, max(copies) as most_copies, min(confidence) as cut_off
+        label, count(*) as kept, sum(copies)::BIGINT as rows, max(copies) as most_copies,
+        -- what a reviewer put first says nothing of where the quota cuts, see accepted_first.sql
+        coalesce(min(confidence) filter (score < 1e31), min(confidence)) as cut_off
     from selected
     group by label
 ),

@@ -140,6 +140,25 @@ def test_what_people_accepted_passes_the_threshold(store: Store, ids: dict[str, 
     assert kept(store, ids, "ranked", min_confidence=0.55, accepted=True, policy="stratified") == "bcefgh"
 
 
+@pytest.mark.parametrize("policy", ["top", "soft-weight", "stratified"])
+def test_what_people_accepted_comes_first(store: Store, ids: dict[str, int], policy: str) -> None:
+    options = {"policy": policy, "min_confidence": 0.3, "per_class": 1, "fill": "none"}
+    owls = "select image_id from read_parquet('{}/*.parquet') where class_name = 'owl'"
+
+    def first(name: str, **more: bool) -> list[int]:
+        built = manifests.build(store, name, options | more)
+        return [row["image_id"] for row in store.rows(owls.format(built.path))]
+
+    before = first("before")
+    add_review(store, ids["h"], "relabel", "owl")
+    assert first("trusting", accepted=True) == [ids["h"]] != before
+    assert first("as-before") == before, "without --accepted the teacher's confidence in the old class ranks it"
+    told = explain(store, "trusting", ids["h"]).reason
+    assert "what reviewers accepted or gave a class before all others" in told
+    (owl,) = (c for c in manifests.find(store, "trusting").classes if c["class_name"] == "owl")
+    assert owl["kept"] == 1
+
+
 def test_a_threshold_on_calibrated_confidences(
     store: Store, ids: dict[str, int], curator: Callable[..., Answer]
 ) -> None:

@@ -52,20 +52,22 @@ def stated(case: Case, generation: int) -> list[tuple[int, int, int, str, float]
     held_out = {image.content_hash for image in case.images if image.split == "holdout"} - {None}
     decided = {image_id: (decision, new) for image_id, decision, new in case.reviews}
     quota = case.options["per_class"]
-    ranked: dict[int, list[tuple[float, int, str]]] = {}
+    ranked: dict[int, list[tuple[bool, float, int, str]]] = {}
     for image in case.images:
         if image.split != "unlabeled" or generation not in image.labels or image.content_hash in held_out:
             continue
         label, confidence = image.labels[generation]
         decision, new = decided.get(image.image_id, ("skip", None))
-        if not np.float32(confidence) > np.float32(case.options["min_confidence"]) or decision == "reject":
+        first = case.options.get("accepted", False) and decision in ("accept", "relabel")
+        above = np.float32(confidence) > np.float32(case.options["min_confidence"])
+        if not (above or first) or decision == "reject":
             continue
         source = "review" if decision == "relabel" else "pseudo"
-        ranked.setdefault(label if new is None else new, []).append((-confidence, image.image_id, source))
+        ranked.setdefault(label if new is None else new, []).append((not first, -confidence, image.image_id, source))
     rows = []
     for label in sorted(ranked):
         kept = sorted(ranked[label])[:quota]
-        for rank, (negative, image_id, source) in enumerate(kept):
+        for rank, (_, negative, image_id, source) in enumerate(kept):
             copies = quota // len(kept) + (rank < quota % len(kept))
             if case.options["max_copies"] is not None:
                 copies = min(copies, case.options["max_copies"])
@@ -132,6 +134,7 @@ def cases(draw: st.DrawFn) -> Case:
         "min_confidence": draw(st.sampled_from(THRESHOLDS)),
         "fill": draw(st.sampled_from(["copies", "copies", "none"])),
         "max_copies": draw(st.sampled_from([None, None, 1, 3])),
+        "accepted": draw(st.booleans()),
     }
     return Case(images, draw(st.lists(decisions, max_size=15)), options)
 

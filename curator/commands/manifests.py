@@ -35,7 +35,7 @@ def build_manifest(
     seed: Annotated[int, typer.Option(help="Seed of policies that draw.")] = 0,
     dedup: Annotated[bool, typer.Option("--dedup", help="Keep one of images that repeat each other.")] = False,
     accepted: Annotated[
-        bool, typer.Option("--accepted", help="Take what reviewers accepted or relabeled at any confidence.")
+        bool, typer.Option("--accepted", help="Take what reviewers accepted or relabeled first, at any confidence.")
     ] = False,
     calibrated: Annotated[
         bool, typer.Option("--calibrated", help="Compare calibrated confidences with --min-confidence.")
