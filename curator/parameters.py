@@ -34,7 +34,8 @@ class Parameters:
         settings: Values of the policy's own parameters; its defaults where it is not said.
         near_leaks: "drop" leaves out what a scan found to be near a holdout image, "keep" only what has its bytes.
         dedup: Whether of images that repeat each other one is left, and none that repeats a labeled one.
-        accepted: Whether images that a reviewer accepted or gave a class are candidates at any confidence, and come first.
+        accepted: Whether images that a reviewer accepted or gave a class come first, and are candidates at any
+            confidence.
         calibration: Temperature under which confidences are compared with `min_confidence`, or None for as they are.
 
     Raises:
