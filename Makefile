@@ -13,7 +13,7 @@ INSTALL := install -c constraints.txt -e '.[dev]'
 # Exits 0 where the interpreter is one that pyproject.toml allows.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 
-.PHONY: help setup demo test lint types format bench-app bench-drift bench-duplicates bench-fidelity bench-issues bench-loader bench-labeling bench-manifest bench-packing bench-selection \
+.PHONY: help setup demo test lint types format bench-app bench-drift bench-duplicates bench-fidelity bench-issues bench-loader bench-labeling bench-manifest bench-packing bench-robustness bench-selection \
 	bench-storage bench-training screenshots wheel clean
 .NOTPARALLEL:
 
@@ -71,6 +71,9 @@ bench-manifest: setup ## soft labels in, manifest out, at 1M images x 1000 class
 
 bench-packing: setup ## what packing does to pictures and to a network's answers (three minutes, two packages)
 	$(BIN)/python benchmarks/packing.py --write
+
+bench-robustness: setup ## attacks and corruptions against other packages, rates (fifteen minutes, ten packages)
+	$(BIN)/python benchmarks/robustness.py --write
 
 bench-selection: setup ## selection and whole manifests, 1M to 300M rows, against other tools (15 GB, half an hour)
 	$(BIN)/python benchmarks/selection/run.py --write

@@ -20,6 +20,7 @@ from curator.commands import (  # noqa: F401 - importing registers the commands
     app,
     disagreement,
     duplicates,
+    evaluation,
     evolve,
     exports,
     images,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,10 +38,55 @@ def uniforms(key: np.uint64, positions: npt.ArrayLike, count: int) -> npt.NDArra
     Returns:
         [N, count] float64 in [0, 1), 53 random bits each.
     """
-    start = _mix(np.asarray(positions, np.uint64) * _GOLDEN + key)
-    steps = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
-    bits = _mix(start[:, None] + steps[None, :])
-    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return (_bits(key, positions, count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def normals(key: np.uint64, positions: npt.ArrayLike, count: int) -> npt.NDArray[np.float32]:
+    """Numbers of the standard normal distribution for each position (Box and Muller, 1958).
+
+    Args:
+        key: From `key`.
+        positions: [N] integers.
+        count: Numbers for each position; another count gives other numbers.
+
+    Returns:
+        [N, count] float32, between -6.7 and 6.7: a radius and an angle of 32 random bits each give two.
+    """
+    half = (count + 1) // 2
+    bits = _bits(key, positions, half)
+    radius = ((bits >> np.uint64(32)).astype(np.float32) + 1) * np.float32(2.0**-32)
+    np.sqrt(-2 * np.log(radius, out=radius), out=radius)
+    angle = (bits & np.uint64(0xFFFFFFFF)).astype(np.float32) * np.float32(2.0**-31 * math.pi)
+    found = np.empty((len(bits), 2 * half), np.float32)
+    np.multiply(radius, np.cos(angle), out=found[:, :half])
+    np.multiply(radius, np.sin(angle, out=angle), out=found[:, half:])
+    return found[:, :count]
+
+
+class Lots(NamedTuple):
+    """Random numbers of some things for one purpose: what a thing gets depends on its own number alone.
+
+    Attributes:
+        seed: The seed.
+        purpose: What they are for; lots for another purpose are others.
+        positions: [N] integers, the numbers of the things.
+    """
+
+    seed: int
+    purpose: tuple[str | int, ...]
+    positions: npt.NDArray[np.int64]
+
+    def uniforms(self, count: int, *part: str | int) -> npt.NDArray[np.float64]:
+        """[N, count] in [0, 1), others for each part of the purpose."""
+        return uniforms(key(self.seed, *self.purpose, *part), self.positions, count)
+
+    def normals(self, count: int, *part: str | int) -> npt.NDArray[np.float32]:
+        """[N, count] of the standard normal distribution, see `normals`."""
+        return normals(key(self.seed, *self.purpose, *part), self.positions, count)
+
+    def between(self, low: float, high: float, *part: str | int) -> npt.NDArray[np.float64]:
+        """[N] uniform in [low, high)."""
+        return low + (high - low) * self.uniforms(1, *part)[:, 0]
 
 
 def shuffle(key: np.uint64, positions: npt.ArrayLike, size: int) -> npt.NDArray[np.int64]:
@@ -67,6 +113,12 @@ def shuffle(key: np.uint64, positions: npt.ArrayLike, size: int) -> npt.NDArray[
         values[walking] = left * low + right
         walking = walking[values[walking] >= size]
     return values.astype(np.int64)
+
+
+def _bits(key: np.uint64, positions: npt.ArrayLike, count: int) -> Words:
+    start = _mix(np.asarray(positions).astype(np.uint64) * _GOLDEN + key)
+    steps = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
+    return _mix(start[:, None] + steps[None, :])
 
 
 def _mix(words: Words) -> Words:

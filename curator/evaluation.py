@@ -1,8 +1,11 @@
-"""Accuracy and calibration of a model on the holdout, as people left it (sql/trusted.sql)."""
+"""Accuracy and calibration of a model on the holdout, as people left it (sql/trusted.sql).
+
+holdout --predict--> probabilities of a batch --judge--> Answers, a few bytes an image --figures--> Evaluation
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -12,7 +15,7 @@ import numpy.typing as npt
 from curator import progress, queries
 from curator.account import wilson
 from curator.calibration import ece, reliability
-from curator.errors import InputError
+from curator.errors import CuratorError, InputError
 from curator.inference import predict
 from curator.network import Network, load
 from curator.ranks import device_of
@@ -36,6 +39,48 @@ class Evaluation(NamedTuple):
     ece: float
     confidence: float  # mean top-1 probability
     failed: int
+
+
+class Answers(NamedTuple):
+    """What became of N images.
+
+    Attributes:
+        label: [N] int64, the true class.
+        top: [N] int64, the class that the network gave; the lowest of equal ones.
+        right5: [N] bool, whether the true class is among the five most probable ones.
+        confidence: [N] float32, the top class's probability.
+    """
+
+    label: npt.NDArray[np.int64]
+    top: npt.NDArray[np.int64]
+    right5: npt.NDArray[np.bool_]
+    confidence: npt.NDArray[np.float32]
+
+    @property
+    def right(self) -> npt.NDArray[np.bool_]:
+        """[N] whether the class is the true one."""
+        found: npt.NDArray[np.bool_] = self.top == self.label
+        return found
+
+    @classmethod
+    def together(cls, parts: Sequence[Answers]) -> Answers:
+        """The answers of batches, one after the other."""
+        return cls(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def judge(probs: npt.NDArray[np.float32], label: npt.NDArray[np.int64]) -> Answers:
+    """What probabilities [N, C] make of images whose true classes [N] are known.
+
+    Raises:
+        CuratorError: One of them is not a number.
+    """
+    if not np.isfinite(probs).all():
+        mend = "its training went wrong: train again with a lower optimizer.learning_rate"
+        raise CuratorError("the network gives NaN for an image", mend)
+    truth = np.take_along_axis(probs, label[:, None], axis=1)
+    before = (probs == truth) & (np.arange(probs.shape[1]) < label[:, None])  # of equal ones, the lowest is first
+    rank = ((probs > truth) | before).sum(axis=1)
+    return Answers(label, probs.argmax(axis=1), rank < 5, probs.max(axis=1))
 
 
 def evaluate(store: Store, model: str, threads: int | None = None, device: str = "auto") -> Evaluation:
@@ -88,34 +133,43 @@ def evaluate_network(
         if not total:
             raise InputError("the store has no holdout images", "curator add-images FOLDER --split holdout")
         tables = queries.batches(con, holdout_rows(), _BATCH)
-        probs: list[npt.NDArray[np.float32]] = []
-        labels: list[npt.NDArray[np.int64]] = []
+        parts: list[Answers] = []
         failed = 0
         bar = progress.progress(f"evaluating {model}", total) if advance is None else nullcontext(advance)
         with bar as tell:
             for answer in predict(network, recipe, store.root, tables, threads):
                 failed += len(answer.failed)
                 if len(answer.good):
-                    probs.append(answer.probs)
-                    labels.append(answer.rows["label"].to_numpy()[answer.good].astype(np.int64))
+                    truth = answer.rows["label"].to_numpy()[answer.good].astype(np.int64)
+                    parts.append(judge(answer.probs, truth))
                 tell(answer.rows.num_rows)
     finally:
         con.close()
-    if not probs:
+    if not parts:
         raise InputError("no holdout image can be read", "check that the files are where the store expects them")
-    p, y = np.concatenate(probs), np.concatenate(labels)
-    order = np.argsort(-p, axis=1, kind="stable")
-    top1 = order[:, 0] == y
-    low, high = wilson(int(top1.sum()), len(y))
+    return figures(Answers.together(parts), model, generation, failed)
+
+
+def figures(found: Answers, model: str, generation: int, failed: int = 0) -> Evaluation:
+    """The figures of a model's answers, one image at least.
+
+    Args:
+        found: The answers.
+        model: Its name.
+        generation: Its generation.
+        failed: Images that could not be read.
+    """
+    right = found.right
+    low, high = wilson(int(right.sum()), len(right))
     return Evaluation(
         model=model,
         generation=generation,
-        images=len(y),
-        top1=float(top1.mean()),
+        images=len(right),
+        top1=float(right.mean()),
         top1_low=low,
         top1_high=high,
-        top5=float((order[:, :5] == y[:, None]).any(axis=1).mean()),
-        ece=ece(reliability(p.max(axis=1), top1)),
-        confidence=float(p.max(axis=1).mean()),
+        top5=float(found.right5.mean()),
+        ece=ece(reliability(found.confidence, right)),
+        confidence=float(found.confidence.mean()),
         failed=failed,
     )

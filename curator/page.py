@@ -9,7 +9,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
+import tempfile
 from html import escape
+from pathlib import Path
+
+from curator.errors import InputError
+from curator.plots import Plot
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -87,3 +93,35 @@ def page(title: str, body: str) -> str:
 </body>
 </html>
 """
+
+
+def figure(title: str, plot: Plot) -> str:
+    """A plot as HTML, with what it shows in words below it."""
+    svg = plot.svg.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
+    return f"<figure>{svg}<figcaption>{escape(plot.words)}</figcaption></figure>"
+
+
+def check(place: Path, name: str, force: bool) -> None:
+    """Whether a page called NAME.html, if nothing else is said, can be written to a file.
+
+    Raises:
+        InputError: It is a folder, or it exists and must not be replaced.
+    """
+    if place.is_dir():
+        raise InputError(f"'{place}' is a folder", f"give a file, e.g. --output {place / f'{name}.html'}")
+    if place.exists() and not force:
+        raise InputError(f"'{place}' exists", "give another --output, or --force to replace it")
+
+
+def save(html: str, place: Path) -> int:
+    """Writes a page; the file is there whole or not at all, its folder is made. Returns its bytes."""
+    data = html.encode()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".report-", dir=place.parent) as beside:
+        made = Path(beside) / "page.html"
+        with made.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        made.replace(place)
+    return len(data)

@@ -64,12 +64,12 @@ def funnel(steps: Sequence[tuple[str, int]], words: str) -> Plot:
         axes.barh(range(len(steps)), numbers, 0.66, color=[_BLUE] * (len(steps) - 1) + [_ORANGE])
         for at, number in enumerate(numbers):
             axes.text(number + max(numbers) * 0.008, at, f"{number:,}  ({percent(number / first)})", va="center")
-        _name(axes, [name for name, _ in steps])
+        name_rows(axes, [name for name, _ in steps])
         axes.set_xlim(0, max(*numbers, 1) * 1.17)
         axes.set_xticks([])
         axes.spines["bottom"].set_visible(False)
 
-    return _draw("funnel", 0.45 + 0.27 * len(steps), paint, words)
+    return draw("funnel", 0.45 + 0.27 * len(steps), paint, words)
 
 
 def classes(rows: Sequence[Mapping[str, Any]], quota: int, words: str) -> Plot:
@@ -91,14 +91,14 @@ def classes(rows: Sequence[Mapping[str, Any]], quota: int, words: str) -> Plot:
         axes.axvline(quota, color=_ORANGE, linestyle="--", label=f"quota {quota:,}")
         for at, (has, took) in enumerate(zip(candidates, kept, strict=True)):
             axes.text(1.01, at, f"{took:,} of {has:,}", va="center", transform=axes.get_yaxis_transform())
-        _name(axes, [str(row["class_name"]) for row in rows])
+        name_rows(axes, [str(row["class_name"]) for row in rows])
         if max(*candidates, quota) > 20 * max(min(*candidates, quota), 1):
             _logarithmic(axes, "x", max(*candidates, quota) * 1.5)
         else:
             axes.xaxis.set_major_formatter(_thousands)
             axes.grid(axis="x")
         axes.set_xlabel("images")
-        _legend(axes)
+        legend(axes)
 
     def lines(axes: Axes) -> None:
         _along(axes, candidates, _GREY, "candidates", fill=True)
@@ -107,9 +107,9 @@ def classes(rows: Sequence[Mapping[str, Any]], quota: int, words: str) -> Plot:
         _logarithmic(axes, "y", max(*candidates, quota) * 2)
         axes.set_ylabel("images")
         axes.set_xlabel("classes, the one with the most candidates first")
-        _legend(axes)
+        legend(axes)
 
-    return _draw("classes", *((_tall(rows), bars) if len(rows) <= NAMED else (3.4, lines)), words)
+    return draw("classes", *((tall(rows), bars) if len(rows) <= NAMED else (3.4, lines)), words)
 
 
 def cut_offs(rows: Sequence[Mapping[str, Any]], minimum: float, words: str) -> Plot:
@@ -128,11 +128,11 @@ def cut_offs(rows: Sequence[Mapping[str, Any]], minimum: float, words: str) -> P
         for at, value in enumerate(values):
             axes.annotate(f"{value:.3f}", (value, at), (7, 0), textcoords="offset points", va="center")
         axes.axvline(minimum, color=_ORANGE, linestyle="--", label=f"least confidence {minimum:g}")
-        _name(axes, [str(row["class_name"]) for row in rows])
+        name_rows(axes, [str(row["class_name"]) for row in rows])
         axes.grid(axis="x")
         axes.set_xlim(low, 1 + (1 - low) * 0.08)
         axes.set_xlabel("confidence of the last kept image")
-        _legend(axes)
+        legend(axes)
 
     def lines(axes: Axes) -> None:
         _along(axes, values, _BLUE, "cut-off")
@@ -141,9 +141,9 @@ def cut_offs(rows: Sequence[Mapping[str, Any]], minimum: float, words: str) -> P
         axes.set_ylim(low, 1.01)
         axes.set_ylabel("confidence of the last kept image")
         axes.set_xlabel("classes that kept an image, the one with the most candidates first")
-        _legend(axes)
+        legend(axes)
 
-    return _draw("cut-offs", *((_tall(rows), dots) if len(rows) <= NAMED else (2.8, lines)), words)
+    return draw("cut-offs", *((tall(rows), dots) if len(rows) <= NAMED else (2.8, lines)), words)
 
 
 def precision(rows: Sequence[Mapping[str, Any]], words: str) -> Plot:
@@ -159,11 +159,11 @@ def precision(rows: Sequence[Mapping[str, Any]], words: str) -> Plot:
         places = range(len(rows))
         axes.hlines(places, low, high, color=_GREY, linewidth=5, label="95 % interval")
         axes.scatter(value, places, color=_BLUE, zorder=3, label="estimate")
-        _name(axes, [str(row["class_name"]) for row in rows])
+        name_rows(axes, [str(row["class_name"]) for row in rows])
         axes.grid(axis="x")
         axes.set_xlim(max(low.min() - 0.03, 0), 1.01)
         axes.set_xlabel("estimated share of right labels")
-        _legend(axes)
+        legend(axes)
 
     def lines(axes: Axes) -> None:
         edges = _edges(len(rows))
@@ -174,9 +174,9 @@ def precision(rows: Sequence[Mapping[str, Any]], words: str) -> Plot:
         axes.set_ylim(0, 1.02)
         axes.set_ylabel("share of right labels")
         axes.set_xlabel("classes, the lowest estimate first")
-        _legend(axes)
+        legend(axes)
 
-    return _draw("precision", *((_tall(rows), dots) if len(rows) <= NAMED else (2.8, lines)), words)
+    return draw("precision", *((tall(rows), dots) if len(rows) <= NAMED else (2.8, lines)), words)
 
 
 def copies(rows: Sequence[Mapping[str, Any]], words: str) -> Plot:
@@ -211,9 +211,9 @@ def copies(rows: Sequence[Mapping[str, Any]], words: str) -> Plot:
         axes.margins(y=0.12)
         axes.grid(axis="y")
         axes.set_xlabel("copies of an image")
-        _legend(axes)
+        legend(axes)
 
-    return _draw("copies", 2.6, paint, words)
+    return draw("copies", 2.6, paint, words)
 
 
 def confidence(
@@ -250,9 +250,9 @@ def confidence(
         axes.grid(axis="y")
         axes.set_xlabel("confidence, in steps of 0.02")
         axes.set_ylabel("images")
-        _legend(axes)
+        legend(axes)
 
-    return _draw("confidence", 3.2, paint, words)
+    return draw("confidence", 3.2, paint, words)
 
 
 def percent(share: float) -> str:
@@ -262,7 +262,7 @@ def percent(share: float) -> str:
     return "over 99.9%" if 0.999 < share < 1 else f"{100 * share:.1f}%".replace(".0%", "%")
 
 
-def _draw(name: str, height: float, paint: Callable[[Axes], None], words: str) -> Plot:
+def draw(name: str, height: float, paint: Callable[[Axes], None], words: str) -> Plot:
     """Draws one plot of that height in inches; ids inside it are derived from its name."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -285,11 +285,12 @@ def _draw(name: str, height: float, paint: Callable[[Axes], None], words: str) -
     return Plot(svg, words)
 
 
-def _tall(rows: Sequence[object]) -> float:
+def tall(rows: Sequence[object]) -> float:
+    """Inches of a plot with a line for each row."""
     return 0.9 + 0.22 * len(rows)
 
 
-def _name(axes: Axes, names: Sequence[str]) -> None:
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
     """Names along the left side, the first on top."""
     axes.set_yticks(range(len(names)), [short(name, 32) for name in names])
     axes.tick_params(axis="y", length=0)
@@ -313,7 +314,8 @@ def _thousands(value: float, _: float) -> str:
     return f"{value:,.0f}" if value == int(value) else f"{value:g}"
 
 
-def _legend(axes: Axes) -> None:
+def legend(axes: Axes) -> None:
+    """What the colours mean, above the plot on the right."""
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, borderaxespad=0)
 
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import statistics
-import tempfile
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -22,9 +20,8 @@ import numpy as np
 
 from curator import figures, plots
 from curator.account import wilson
-from curator.errors import InputError
 from curator.figures import Figures, Picture
-from curator.page import page
+from curator.page import check, figure, page, save
 from curator.plots import Plot, percent, short
 
 if TYPE_CHECKING:
@@ -64,32 +61,21 @@ def write(store: Store, name: str, output: str | Path | None = None, force: bool
             written.
     """
     place = Path(output if output is not None else f"{name}.html")
-    if place.is_dir():
-        raise InputError(f"'{place}' is a folder", f"give a file, e.g. --output {place / f'{name}.html'}")
-    if place.exists() and not force:
-        raise InputError(f"'{place}' exists", "give another --output, or --force to replace it")
+    check(place, name, force)
     found = figures.gather(store, name)
-    data = html(found).encode()
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".report-", dir=place.parent) as beside:
-        made = Path(beside) / "page.html"
-        with made.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        made.replace(place)
+    size = save(html(found), place)
     shown = found.least_confident + found.most_copied
     unreadable = sum(bool(picture.problem) for picture in shown)
-    return Report(name, str(place), len(data), len(shown) - unreadable, unreadable)
+    return Report(name, str(place), size, len(shown) - unreadable, unreadable)
 
 
 def html(found: Figures) -> str:
     """The whole page."""
     parts = [
         _head(found),
-        f"<h2>What each rule left</h2>\n{_figure('What each rule left', _funnel(found))}",
+        f"<h2>What each rule left</h2>\n{figure('What each rule left', _funnel(found))}",
         f"<h2>Classes</h2>\n{_class_plots(found)}",
-        f"<h2>Confidence</h2>\n{_figure('Confidence', _confidence(found))}",
+        f"<h2>Confidence</h2>\n{figure('Confidence', _confidence(found))}",
         f"<h2>Class table</h2>\n{_class_table(found)}",
         f"<h2>Pictures</h2>\n{_pictures(found)}",
         f"<h2>Lineage</h2>\n{_lineage(found)}",
@@ -132,11 +118,6 @@ def _head(found: Figures) -> str:
     )
 
 
-def _figure(title: str, plot: Plot) -> str:
-    svg = plot.svg.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
-    return f"<figure>{svg}<figcaption>{escape(plot.words)}</figcaption></figure>"
-
-
 def _funnel(found: Figures) -> Plot:
     pool = found.funnel[0][1]
     counts = [f"{number:,} {name}" for name, number in found.funnel[1:-2]]
@@ -157,7 +138,7 @@ def _class_plots(found: Figures) -> str:
     }
     if found.seen:
         drawn["Precision, estimated on the holdout"] = _precision(found)
-    return "\n".join(f"<h3>{title}</h3>\n{_figure(title, plot)}" for title, plot in drawn.items())
+    return "\n".join(f"<h3>{title}</h3>\n{figure(title, plot)}" for title, plot in drawn.items())
 
 
 def _candidates(found: Figures) -> Plot:

@@ -229,9 +229,16 @@ def labeled_rows(con: duckdb.DuckDBPyConnection, folds: Fold | None = None) -> p
     return con.sql(queries.compose(steps, queries.text("fold_rows")), params=values).to_arrow_table()
 
 
-def holdout_rows() -> str:
-    """The query of the images that a model is evaluated on, see sql/holdout_rows.sql."""
-    return queries.compose(queries.steps("decisions", "trusted"), queries.text("holdout_rows"))
+def holdout_rows(sample: bool = False) -> str:
+    """The query of the images that a model is evaluated on, see sql/holdout_rows.sql, or of a sample of them.
+
+    Args:
+        sample: Whether to take $limit of them, drawn with $seed, see sql/holdout_sample.sql.
+    """
+    steps, rows = queries.steps("decisions", "trusted"), queries.text("holdout_rows")
+    if not sample:
+        return queries.compose(steps, rows)
+    return queries.compose(steps | {"evaluated": rows}, queries.text("holdout_sample"))
 
 
 def _expect_no_twins(store: Store, name: str, files: list[Path]) -> None:

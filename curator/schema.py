@@ -322,12 +322,34 @@ AUDITS = Table(
     ),
 )
 
+EVALUATIONS = Table(
+    "evaluations",
+    "one row per evaluation and figure; the newest of a figure counts",
+    (
+        Column("model", pa.string(), "the model that was evaluated"),
+        Column("suite", pa.string(), "clean, class, reliability, attack, corruption, perturbation or outside"),
+        Column("kind", pa.string(), "the class, attack, corruption, perturbation or folder; null for all together"),
+        Column(
+            "level", pa.float64(), "class index, start of a bin, eps of an attack, severity of a corruption; or null"
+        ),
+        Column("measure", pa.string(), "top1, top5, ece, confidence, mce, flip_probability, auroc_energy, ..."),
+        Column("value", pa.float64(), "the figure"),
+        Column("low", pa.float64(), "lower end of its 95 % interval; null where none was taken"),
+        Column("high", pa.float64(), "upper end of its 95 % interval"),
+        Column("images", pa.int64(), "images that it was taken from"),
+        Column("seed", pa.int64(), "seed of the draws"),
+        Column("basis", pa.string(), "digest of the holdout images and their classes; the same for what compares"),
+        Column("options", pa.string(), "what else it depends on, as JSON"),
+        Column("at", _TIME, "when"),
+    ),
+)
+
 TABLES = {
     table.name: table
     for table in (
         IMAGES, LABELS, REVIEWS, MODELS, METRICS, CLASSES, MANIFESTS, PACKED, DUPLICATES, EMBEDDINGS, HELD_OUT,
         CALIBRATIONS,
-        DRIFT, CHANGES, BROWSE, HISTOGRAMS, AUDITS,
+        DRIFT, CHANGES, BROWSE, HISTOGRAMS, AUDITS, EVALUATIONS,
     )
 }  # fmt: skip
 

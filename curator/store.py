@@ -47,7 +47,7 @@ _TABLE_FOLDERS = {name: name for name in TABLES} | {"manifests": "manifest_table
 # Made when something is first written to them; until then they are empty.
 _LATER = {
     "packed", "duplicates", "embeddings", "held_out", "calibrations", "drift", "changes", "browse", "histograms",
-    "audits",
+    "audits", "evaluations",
 }  # fmt: skip
 # The version of a table that a store does not have yet.
 ABSENT = -1

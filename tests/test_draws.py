@@ -136,3 +136,23 @@ GOLDEN_UNIFORMS = [
     [0.649406888710365, 0.9377258229273107],
     [0.5342108622224634, 0.9256414200810671],
 ]
+
+
+def test_normals() -> None:
+    found = draws.normals(draws.key(0, "x"), np.arange(4000), 25)
+    assert (found.shape, found.dtype) == ((4000, 25), np.float32)
+    assert found.mean() == pytest.approx(0, abs=0.02)
+    assert found.std() == pytest.approx(1, abs=0.01)
+    assert np.mean(np.abs(found) > 1.959964) == pytest.approx(0.05, abs=0.003)
+    assert np.mean(found**4) == pytest.approx(3, abs=0.1)  # of a normal distribution
+    assert np.abs(np.corrcoef(found.T) - np.eye(25)).max() < 0.08
+    assert (draws.normals(draws.key(0, "x"), [7, 3], 25) == found[[7, 3]]).all()
+
+
+def test_lots_belong_to_a_thing_and_a_purpose() -> None:
+    lots = draws.Lots(1, ("a", 2), np.array([-3, 2**62, 5]))
+    assert (lots.uniforms(4)[1:] == draws.Lots(1, ("a", 2), np.array([2**62, 5])).uniforms(4)).all()
+    others = [lots._replace(seed=2), lots._replace(purpose=("a", 3))]
+    assert all((other.uniforms(4) != lots.uniforms(4)).all() for other in others)
+    assert (lots.uniforms(4, "part") != lots.uniforms(4)).all()
+    assert ((lots.between(-2, 6) >= -2) & (lots.between(-2, 6) < 6)).all()

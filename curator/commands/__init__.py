@@ -6,7 +6,8 @@ manifests.py build-manifest, manifests, show
 report.py    report
 exports.py   export
 packs.py     pack
-models.py    train, evaluate, demo
+models.py    train, demo
+evaluation.py evaluate
 recipes.py   recipes
 evolve.py    evolve
 duplicates.py quality duplicates, quality leaks

@@ -1,4 +1,4 @@
-"""Commands that train, label, evaluate and demonstrate; torch is loaded only when one of them runs."""
+"""Commands that train, label and demonstrate; torch is loaded only when one of them runs."""
 
 from __future__ import annotations
 
@@ -134,32 +134,6 @@ def label(
         rate = f"{kept.images_per_second:.0f} images/s"
         lines.append(f"{kept.images} embeddings of {kept.dimensions} values, {rate}; {kept.already_there} were there")
     render.answer(document, json, "\n".join(lines))
-
-
-@app.command()
-def evaluate(
-    model: Annotated[str, typer.Option(help="The model.")],
-    threads: Annotated[int | None, typer.Option(min=1, help="Decoding threads.", show_default="one a core")] = None,
-    device: DeviceOption = "auto",
-    store: StoreOption = DEFAULT_STORE,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Accuracy and calibration of a model on the holdout.
-
-    Example: curator evaluate --model g1-tiny-student
-    """
-    from curator import evaluation
-    from curator.store import Store
-
-    done = evaluation.evaluate(Store(store), model, threads, device)
-    text = (
-        f"{model}: top-1 {done.top1:.2%} (95 % interval {done.top1_low:.2%} to {done.top1_high:.2%}), "
-        f"top-5 {done.top5:.2%}, ECE {done.ece:.3f}, {done.images} holdout images"
-    )
-    if done.failed:
-        text += f"; {done.failed} more could not be read and do not count"
-    render.answer(done._asdict(), json, text)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The command that writes a page about a manifest."""
+"""The command that writes a page about a manifest, or about models that were evaluated."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ import typer
 
 from curator import render
 from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app
+from curator.errors import InputError
 
 
 @app.command()
 def report(
-    name: Annotated[str, typer.Argument(help="Name of the manifest.")],
+    name: Annotated[str | None, typer.Argument(help="Name of the manifest.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Model whose evaluation to show instead; repeatable, side by side.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(help="File to write.", metavar="FILE", show_default="NAME.html")
     ] = None,
@@ -22,14 +26,23 @@ def report(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Writes one HTML page with plots and pictures, to judge a manifest by.
+    """Writes one HTML page with plots and pictures, to judge a manifest by, or with --model the figures of models.
 
     Example: curator report g0-130000
     """
+    if (name is None) == (not model):
+        what = "a manifest and models do not fit on one page" if model else "neither a manifest nor a model is named"
+        raise InputError(what, "curator report MANIFEST, or curator report --model MODEL")
+    from curator import evaluation_report
     from curator.report import write
     from curator.store import Store
 
-    written = write(Store(store), name, output, force)
+    if model:
+        shown = evaluation_report.write(Store(store), model, output, force)
+        told = f"{shown.path}: {shown.bytes / 1e6:.2f} MB, {', '.join(shown.suites)}"
+        render.answer(shown._asdict(), json, told)
+        return
+    written = write(Store(store), str(name), output, force)
     text = f"{written.path}: {written.bytes / 1e6:.2f} MB, {written.pictures} pictures"
     if written.unreadable:
         text += f"; {written.unreadable} more cannot be read, and the page says why"
