@@ -10,6 +10,7 @@ is interrupted.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -133,11 +134,15 @@ def evaluate(
     wanted = Wanted() if wanted is None else wanted
     wanted.check()
     beyond = None if wanted.outside is None else _tables(store, wanted.outside)
-    trial = Trial(store, model, wanted.limit, wanted.seed, threads, device)
+    with closing(Trial(store, model, wanted.limit, wanted.seed, threads, device)) as trial:
+        return _tested(trial, wanted, beyond)
+
+
+def _tested(trial: Trial, wanted: Wanted, beyond: list[pa.Table] | None) -> Findings:
     found, energy, failed, digest = _clean(trial)
     tests = _Tests(trial, wanted, Basis(len(found.label), digest, wanted.seed, wanted.limit))
     (told,), (top1,) = measured([found], wanted.seed)
-    classes = estimates.classes(found, store.classes(), wanted.seed)
+    classes = estimates.classes(found, trial.store.classes(), wanted.seed)
     bins = reliability(found.confidence, found.right)
     tests.keep("clean", estimates.rows(told))
     tests.keep("class", [estimates.class_row(row) for row in classes])
@@ -146,7 +151,7 @@ def evaluate(
     errors = tests.given("corruption", corruptions.KINDS) if wanted.corruptions else None
     rates = tests.given("perturbation", perturbations.KINDS) if wanted.perturbations else None
     return Findings(
-        clean=figures(found, model, trial.generation, failed),
+        clean=figures(found, trial.model, trial.generation, failed),
         basis=tests.basis,
         intervals={name: wide for name, (_, wide) in told.items() if wide is not None},
         classes=classes,

@@ -42,7 +42,7 @@ class Batch(NamedTuple):
 
 
 class Trial:
-    """A registered model at rest, and the pictures that it is tested on.
+    """A registered model at rest, and the pictures that it is tested on; to be closed.
 
     Args:
         store: The store; its tables are read as they are now, however long the passes take.
@@ -61,13 +61,17 @@ class Trial:
     ) -> None:
         self.store, self.model, self.threads = store, model, threads or cores()
         self.device = device_of(device)
-        self.versions = store.versions()
         network, self.recipe, row = load(store, model)
         self.network, self.generation = network.to(self.device).eval().requires_grad_(False), int(row["generation"])
         self.engine = Torch(self.network)
         self.size = self.recipe.network.test_resolution
         self._query = holdout_rows(sample=limit is not None)
         self._values = {"limit": limit, "seed": seed}
+        self._con = store.connect()
+
+    def close(self) -> None:
+        """Lets the store's tables go."""
+        self._con.close()
 
     def batch(self, copies: int = 1, gradients: bool = False) -> int:
         """Images of a batch, of which the network sees so many copies at once."""
@@ -88,12 +92,11 @@ class Trial:
         Raises:
             InputError: There is no holdout, or no image of it can be read.
         """
-        with closing(self.store.connect(self.versions)) as con:
-            total = queries.rows(con, f"select count(*) as n from ({self._query})", **self._values)[0]["n"]
-            if not total:
-                raise InputError("the store has no holdout images", "curator add-images FOLDER --split holdout")
-            tables = queries.batches(con, self._query, size, **self._values)
-            found, failed = self.over(what, tables, total, lambda seen: work(_batch(seen)))
+        total = queries.rows(self._con, f"select count(*) as n from ({self._query})", **self._values)[0]["n"]
+        if not total:
+            raise InputError("the store has no holdout images", "curator add-images FOLDER --split holdout")
+        tables = queries.batches(self._con, self._query, size, **self._values)
+        found, failed = self.over(what, tables, total, lambda seen: work(_batch(seen)))
         if not found:
             raise InputError("no holdout image can be read", "check that the files are where the store expects them")
         return found, failed

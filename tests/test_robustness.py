@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ def tested_once(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A world with 36 holdout images and two models, "teacher" tested by everything, "other" by nothing."""
     store = world(tmp_path_factory.mktemp("tested"), labeled=8, pool=0, holdout=12)
     teach(store, "schedule.steps=12")  # it makes faults of every kind
-    teach(store, "schedule.steps=30", "seed=5", name="other")
+    teach(store, "schedule.steps=8", "seed=5", name="other")
     for i in range(9):
         write(store.root / "strange" / f"{i}.png", np.random.default_rng(i).integers(0, 256, (20, 20, 3), np.uint8))
     (store.root / "strange" / "broken.png").write_bytes(b"no picture")
@@ -102,14 +103,14 @@ def test_every_figure_is_kept(tested_once: Store, document: dict) -> None:
 
 
 def test_a_corruption_by_hand(tested_once: Store, document: dict) -> None:
-    trial = Trial(tested_once, "teacher", None, 0)
     wrong = []
 
     def work(given: object) -> None:
         changed = corruptions.corrupt(given.pixels, given.ids, "fog", 4, 0)
         wrong.extend(trial.engine(changed).argmax(axis=1) != given.labels)
 
-    trial.holdout("by hand", work, 7)
+    with closing(Trial(tested_once, "teacher", None, 0)) as trial:
+        trial.holdout("by hand", work, 7)
     assert len(wrong) == 36
     assert 1 - np.mean(wrong) == pytest.approx(document["corruptions"]["kinds"]["fog"][3]["top1"])
 
@@ -269,8 +270,8 @@ def test_the_contact_sheet(store: Store, curator: Callable[..., Answer]) -> None
     made = Image.open(file)
     assert made.size == (130 + 6 * 100, 16 + 15 * 100)  # tiles of 96 pixels, six times 16
     first = store.rows("select uri, image_id from images where split = 'holdout' order by image_id limit 1")[0]
-    trial = Trial(store, "teacher", None, 0)
-    seen, _ = trial.holdout("", lambda given: (given.ids, given.pixels), 36)
+    with closing(Trial(store, "teacher", None, 0)) as trial:
+        seen, _ = trial.holdout("", lambda given: (given.ids, given.pixels), 36)
     assert seen[0][0][0] == first["image_id"]
     picture = seen[0][1][:1]
     pixels = np.asarray(made)
