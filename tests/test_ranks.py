@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -22,15 +21,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return taught(tmp_path_factory.mktemp("made"))
 
 
-def run(store: Store, ranks: int, name: str, *changes: str, manifest: str | None = "m", **options: Any) -> dict:
-    """Trains by the command line, in that many processes; the answer."""
+def run(store: Store, ranks: int, name: str, *changes: str, manifest: str | None = "m", launcher: bool = False) -> dict:
+    """Trains by the command line, in that many processes, one of them without torchrun unless told so; the answer."""
     command = ["-m", "curator", "train", "--recipe", str(store.root / "recipe.toml"), "--name", name, "--json"]
     command += ["--store", str(store.path), "--threads", "1"]
     command += ["--manifest", manifest] if manifest else []
     for change in changes:
         command += ["--set", change]
     start = [sys.executable]
-    if ranks > 1:
+    if ranks > 1 or launcher:
         start += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
     done = subprocess.run([*start, *command], capture_output=True, text=True, env=environment, timeout=240)

@@ -50,7 +50,7 @@ def read(folder: Path, part: str) -> Pictures:
     return found[0], found[1]
 
 
-def write(data: Path, folder: Path, labeled: int, seed: int, tune: bool) -> None:
+def write(data: Path, folder: Path, labeled: int, seed: int, tune: bool, imbalance: float = 1.0) -> None:
     """Writes the shards of one run.
 
     Args:
@@ -59,6 +59,7 @@ def write(data: Path, folder: Path, labeled: int, seed: int, tune: bool) -> None
         labeled: Labeled images of each class.
         seed: Of the draw of the labeled images; the validation part is the same for every seed.
         tune: Whether to judge by the validation part rather than by the test set.
+        imbalance: Images in the pool of the first class for each of the last; those between fall geometrically.
     """
     images, labels = read(data, "train")
     split: dict[str, list[npt.NDArray[np.int64]]] = {"validation": [], "labeled": [], "pool": []}
@@ -67,7 +68,8 @@ def write(data: Path, folder: Path, labeled: int, seed: int, tune: bool) -> None
         split["validation"].append(order[:VALIDATION])
         order = _shuffled(order[VALIDATION:], seed, "labeled", label)
         split["labeled"].append(order[:labeled])
-        split["pool"].append(order[labeled:])
+        pool = order[labeled:]
+        split["pool"].append(pool[: round(len(pool) * imbalance ** (-label / (len(CLASSES) - 1)))])
     chosen = {name: np.sort(np.concatenate(parts)) for name, parts in split.items()}
     folder.mkdir(parents=True)
     _shard(folder / "labeled.tar", images, labels, chosen["labeled"], named=True)
@@ -80,6 +82,12 @@ def write(data: Path, folder: Path, labeled: int, seed: int, tune: bool) -> None
     names = [f"{i:05d}.png" for i in chosen["pool"].tolist()]
     truth = [CLASSES[label] for label in labels[chosen["pool"]]]
     pq.write_table(pa.table({"name": names, "truth": truth}), folder / "truth.parquet")
+
+
+def truth(folder: Path) -> dict[str, str]:
+    """The true class of each picture of the pool, by its name in the shard."""
+    table = pq.read_table(folder / "truth.parquet").to_pydict()
+    return dict(zip(table["name"], table["truth"], strict=True))
 
 
 def _shuffled(members: npt.NDArray[np.int64], seed: int, *names: str | int) -> npt.NDArray[np.int64]:
