@@ -15,6 +15,7 @@ from typing import Any
 from curator import manifests, network, packs, phases
 from curator.errors import InputError
 from curator.names import check_name
+from curator.phases import Phase
 from curator.recipes import Recipe
 from curator.rows import Fold, Rows
 from curator.store import Store, Versions
@@ -25,7 +26,7 @@ class Assignment:
 
     Attributes:
         classes: C.
-        rows: Labeled ones, then those of the manifest if there is one.
+        rows: Labeled ones, then those of the manifest if there is one; none where nothing is learned.
         phases: In their order.
         steps: Of all phases.
         epoch: Steps of a pass over the labeled rows.
@@ -62,6 +63,8 @@ class Assignment:
             begun = network.begin_from(store, init, self.network, recipe)
             if begun is not None:  # trained on without a manifest, a model stays of its generation
                 self.generation, self.parents = begun, [init]
+        if recipe.schedule.steps == 0:
+            self._expect_weights()
         if manifest is not None:
             if not recipe.schedule.pseudo_ratio:
                 raise InputError("the recipe takes no pseudo-labeled images", "--set schedule.pseudo_ratio=1")
@@ -74,8 +77,19 @@ class Assignment:
         if fold is not None:
             self.folder = store.path / "folds" / fold.run / str(fold.number)
 
+    def _expect_weights(self) -> None:
+        """Makes sure that a run without steps has weights to register, and nothing to learn from."""
+        if self.init is None and not self.recipe.network.pretrained:
+            raise InputError(
+                "a run of no steps registers weights that are there already, and none are given",
+                "--init FILE or MODEL, or --set schedule.steps=1000",
+            )
+        for option, given in (("--manifest", self.manifest), ("folds", self.fold)):
+            if given is not None:
+                raise InputError(f"a run of no steps learns nothing from {option}", "--set schedule.steps=1000")
+
     def read(self, versions: Versions) -> None:
-        """Reads the rows.
+        """Reads the rows; a run that learns nothing has none.
 
         Args:
             versions: Table versions to read the labeled rows at; the newest for a table that is not named.
@@ -84,13 +98,16 @@ class Assignment:
             InputError: There is nothing to train on, or the manifest is damaged or has images of the holdout.
         """
         self.versions = dict(versions)
-        self.labeled, pseudo = Rows.labeled(self.store, self.pack, self.fold, versions), None
+        self.rows, self.phases, self.steps, self.epoch = list[Rows](), list[Phase](), 0, 1.0
+        if self.recipe.untrained:
+            return
+        labeled, pseudo = Rows.labeled(self.store, self.pack, self.fold, versions), None
         if self.manifest is not None:
             pseudo = Rows.manifest(self.store, self.manifest, self.pack)
-        self.rows = [self.labeled, *([] if pseudo is None else [pseudo])]
-        self.phases = phases.of(self.recipe, self.labeled, pseudo)
+        self.rows = [labeled, *([] if pseudo is None else [pseudo])]
+        self.phases = phases.of(self.recipe, labeled, pseudo)
         self.steps = self.phases[-1].end
-        self.epoch = len(self.labeled) / self.recipe.schedule.labeled_batch
+        self.epoch = len(labeled) / self.recipe.schedule.labeled_batch
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -98,7 +115,7 @@ class Assignment:
         return {
             "recipe": self.recipe.model_dump_json(),
             "manifest": [rows.name for rows in self.rows],
-            "set of labeled images": self.labeled.digest,
+            "set of labeled images": self.rows[0].digest,
             "pack": [self.pack, *(rows.packed for rows in self.rows)],
             "--init": self.init,
         }
@@ -126,13 +143,14 @@ class Assignment:
 
     def summary(self) -> Iterator[str]:
         """What a user should know of it before it begins, in lines."""
-        if self.labeled.unscanned:
-            yield f"{self.labeled.unscanned} labeled images were never scanned, so not checked against the holdout"
-        if self.labeled.relabeled or self.labeled.rejected:
-            yield (
-                f"reviews of labeled images: {self.labeled.relabeled} count for another class, "
-                f"{self.labeled.rejected} are left out"
-            )
+        for labeled in self.rows[:1]:
+            if labeled.unscanned:
+                yield f"{labeled.unscanned} labeled images were never scanned, so not checked against the holdout"
+            if labeled.relabeled or labeled.rejected:
+                yield (
+                    f"reviews of labeled images: {labeled.relabeled} count for another class, "
+                    f"{labeled.rejected} are left out"
+                )
         if self.pack is not None:
             packed, rows = (sum(of(each) for each in self.rows) for of in (lambda rows: rows.packed, len))
             yield f"{packed} of {rows} images are read from the pack {self.pack}"

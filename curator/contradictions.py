@@ -123,7 +123,7 @@ def _warmup(schedule: dict[str, Any]) -> Iterator[tuple[Key, str]]:
         return
     for unit in ("steps", "epochs"):  # one of each is compared when the number of images is known
         length, warmup = schedule.get(unit), schedule.get(f"warmup_{unit}", 0)
-        if length is not None and warmup >= length:
+        if length and warmup >= length:  # no steps need none
             yield (
                 ("schedule", f"warmup_{unit}"),
                 f"'schedule.warmup_{unit}' = {warmup}: should be below the {length} {unit} of the run",

@@ -151,19 +151,22 @@ def estimate(
     if manifest is not None and not plan.schedule.pseudo_ratio:
         raise InputError("the recipe takes no pseudo-labeled images", "--set schedule.pseudo_ratio=1")
     chosen = packs.chosen(store, pack, max(plan.network.resolution, plan.network.test_resolution))
-    labeled, pseudo = Rows.labeled(store, chosen), None
-    if manifest is not None:
-        manifests.find(store, manifest)
-        pseudo = Rows.manifest(store, manifest, chosen)
+    taken = list[Phase]()
+    if not plan.untrained:
+        labeled, pseudo = Rows.labeled(store, chosen), None
+        if manifest is not None:
+            manifests.find(store, manifest)
+            pseudo = Rows.manifest(store, manifest, chosen)
+        taken = phases.of(plan, labeled, pseudo)
     mine = Ranks(0, 1, ranks.device_of(device))
     network.leave_a_core()
     shapes = size(plan, classes)
     trial = _Trial(plan, classes, mine)
     found = []
     with progress.progress("measuring", None, "phases") as advance:
-        for phase in phases.of(plan, labeled, pseudo):
+        for phase in taken:
             batch = sum(count for _, count in phase.streams)
-            first = sum(count for rows, count in phase.streams if rows is labeled)
+            first = sum(count for rows, count in phase.streams if rows.name == "labeled")
             steps, pace = phase.end - phase.begin, trial.pace(phase, batch)
             seconds = None if pace.fixed is None else steps * (pace.fixed + pace.each * batch)
             shown = (phase.noise[0].size, steps, first, batch - first, steps * batch)

@@ -74,7 +74,8 @@ def of(recipe: Recipe, labeled: Rows, pseudo: Rows | None) -> list[Phase]:
             streams.append(taught)
             noise.append(on_pseudo)
     seed = _seed(recipe, len(found))
-    found.append(Phase("training", begin, steps, streams, noise, seed, rate, warmup, epoch))
+    if steps:
+        found.append(Phase("training", begin, steps, streams, noise, seed, rate, warmup, epoch))
     last = recipe.finetune
     if last is not None:
         batch = recipe.finetune_batch

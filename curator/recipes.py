@@ -59,7 +59,7 @@ class Noise(Section):
 class Schedule(Section):
     """How long, in which batches. Exactly one of steps and epochs, and not both warm-ups."""
 
-    steps: Count | None = None
+    steps: Annotated[int, Field(ge=0)] | None = None  # 0: the weights that the run begins with, as they are
     epochs: Positive | None = None  # passes over the labeled images
     labeled_batch: Count  # labeled images of a step
     pseudo_ratio: Annotated[int, Field(ge=0)] = 1  # pseudo-labeled images for each labeled one
@@ -154,6 +154,11 @@ class Recipe(Section):
     compute: Compute = Compute()
     evaluation: Evaluation = Evaluation()
     finetune: Finetune | None = None
+
+    @property
+    def untrained(self) -> bool:
+        """Whether nothing is learned: the weights that the run begins with are registered as they are."""
+        return self.schedule.steps == 0 and self.finetune is None
 
     def steps(self, labeled: int) -> int:
         """Optimiser steps with that many labeled images, those of the fine-tuning not among them."""

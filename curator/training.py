@@ -48,7 +48,7 @@ class Trained(NamedTuple):
     steps: int
     top1: float | None  # of the weights that were registered
     images_per_second: float
-    loss: float
+    loss: float | None
     input_bound: float  # share of the time spent waiting for the loader
     loader: dict[str, float]  # what its threads spent their time on, see `batches.Statistics.shares`
     pack: str | None  # that images were read from
@@ -154,7 +154,7 @@ class _Run:
         self.watch = Watch(store, recipe, self.name, generation, self.folder, threads, versions)
         self.images, self.seconds = 0, 0.0  # of this process, without checkpoints
         self.spent = Statistics()
-        self.last_loss = float("nan")
+        self.last_loss: float | None = None  # of the last step that was taken
 
     def begin(self) -> int:
         """A new run; a checkpoint of an unfinished one is not thrown away silently."""
@@ -164,7 +164,7 @@ class _Run:
                 f"an unfinished run of '{self.name}' has a checkpoint at {there[-1]}",
                 f"go on with --resume, give another --name, or rm -r {self.folder}",
             )
-        largest = max(sum(count for _, count in phase.streams) for phase in self.phases)
+        largest = max((sum(count for _, count in phase.streams) for phase in self.phases), default=1)
         wanted = optimization.precision(self.recipe, self.network, self.ranks.device, largest // self.ranks.world)
         self.precision = self.ranks.gather(wanted)[0]
         if self.ranks.first:
@@ -190,6 +190,7 @@ class _Run:
 
     def train(self, start: int, checkpoint_seconds: float) -> None:
         """Takes the steps from `start` to the end, phase by phase."""
+        self.final = self.network
         with progress.progress(f"training {self.name}", self.steps, "steps") as advance, stoppable() as stopped:
             advance(start)
             for phase in self.phases:
@@ -221,15 +222,15 @@ class _Run:
         with closing(loader.batches(start - phase.begin, phase.end - phase.begin)) as batches:
             for number, batch in enumerate(batches, start=1):
                 at, rate = phase.begin + batch.step, moving.rate
-                self.last_loss = steps.take(batch._replace(step=at))
-                self.journal.note(at, at + 1 == self.steps, self.last_loss, rate)
+                self.last_loss = loss = steps.take(batch._replace(step=at))
+                self.journal.note(at, at + 1 == self.steps, loss, rate)
                 if self.ranks.first:
                     self.journal.tell(loader.statistics.failures)
                 pause = self._look(at + 1, moving, stopped)
                 now, saved, began = time.perf_counter(), saved + pause, began + pause
                 self.images += len(batch.images) * self.ranks.world
                 pace = loader.batch_size * number / (now - began)
-                advance(1, f"loss {self.last_loss:.3f}, rate {rate:.2g}, {pace:.0f} images/s{self.watch.note}")
+                advance(1, f"loss {loss:.3f}, rate {rate:.2g}, {pace:.0f} images/s{self.watch.note}")
                 stop, due = self._agree(stopped(), now - saved > checkpoint_seconds)
                 if (stop or due) and at + 1 < phase.end:
                     self.seconds += now - saved

@@ -139,7 +139,7 @@ def test_what_is_missing(file: Path) -> None:
         ("test_crop = 1.0", "test_crop = 0", "'network.test_crop' = 0: should be above 0"),
         ("test_crop = 1.0", "arguments = 3", "'network.arguments' = 3: should be a table"),
         ("steps = 20", "steps = true", "'schedule.steps' = True: should be a whole number"),
-        ("steps = 20", "steps = 0", "'schedule.steps' = 0: should be at least 1"),
+        ("steps = 20", "steps = -1", "'schedule.steps' = -1: should be at least 0"),
         ("steps = 20", "epochs = -1", "'schedule.epochs' = -1: should be above 0"),
         ("steps = 20", "epochs = inf", "'schedule.epochs' = inf: should be a finite number"),
         ("pseudo_ratio = 2", "pseudo_ratio = -1", "'schedule.pseudo_ratio' = -1: should be at least 0"),

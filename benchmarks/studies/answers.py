@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import torch
 
 from curator import draws
-from curator.label_file import import_labels
+from curator.labels import import_labels
 from curator.loader import ManifestLoader, augmentation
 from curator.network import load
 from curator.store import Store

@@ -78,10 +78,10 @@ def train(
         top1 += f", which chose the weights of step {done.step} and so flatters them"
     elif done.best_top1 is not None and done.best_step != done.step:
         top1 += f"; {done.best_top1:.2%} at step {done.best_step}"
-    lines = [
-        f"model '{done.model}', generation {done.generation}: {done.steps} steps, {top1}",
-        f"{done.images_per_second:.0f} images/s, {done.input_bound:.0%} of the time spent waiting for images",
-    ]
+    lines = [f"model '{done.model}', generation {done.generation}: {done.steps} steps, {top1}"]
+    if done.steps:
+        waited = f"{done.input_bound:.0%} of the time spent waiting for images"
+        lines.append(f"{done.images_per_second:.0f} images/s, {waited}")
     if done.input_bound > _INPUT_BOUND:
         work = ", ".join(f"{stage} {share:.0%}" for stage, share in done.loader.items())
         lines[-1] += f": the loader sets the pace ({work})"
