@@ -84,7 +84,8 @@ def test_labels_are_near_the_cpus(store: Store) -> None:
     found = []
     for device in ("cpu", "cuda"):
         store.delta("labels").delete()
-        label(store, "teacher", engine="torch", device=device)
+        teach(store, "schedule.steps=0", name=device, init="teacher")
+        assert label(store, device, engine="torch", device=device).engine == "torch"
         found.append(store.rows("select image_id, label, confidence from labels order by image_id"))
     cpu, cuda = found
     assert [row["image_id"] for row in cuda] == [row["image_id"] for row in cpu]
@@ -94,8 +95,9 @@ def test_labels_are_near_the_cpus(store: Store) -> None:
 
 def test_onnx_runtime_is_for_the_cpu(store: Store) -> None:
     store.delta("labels").delete()
+    teach(store, "schedule.steps=0", name="twin", init="teacher")
     with pytest.raises(CuratorError, match="computes on the CPU, and the device is cuda"):
-        label(store, "teacher", engine="onnxruntime", device="cuda")
+        label(store, "twin", engine="onnxruntime", device="cuda")
 
 
 def test_figures_and_attacks_are_near_the_cpus(store: Store) -> None:

@@ -31,7 +31,10 @@ def run(store: Store, ranks: int, name: str, *changes: str, manifest: str | None
     start = [sys.executable]
     if ranks > 1 or launcher:
         start += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
+    }
     done = subprocess.run([*start, *command], capture_output=True, text=True, env=environment, timeout=240)
     assert done.returncode == 0, done.stderr
     answer: dict = json.loads(done.stdout)

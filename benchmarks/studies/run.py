@@ -27,10 +27,9 @@ import pictures
 import pyarrow.parquet as pq
 import study
 import tables
-import torch
 from study import Arm
 
-from curator import checkpoints, evolution, manifests, progress, robustness, training
+from curator import checkpoints, evolution, manifests, network, progress, robustness, training
 from curator.images import add_images
 from curator.robustness import Wanted
 from curator.store import Store
@@ -48,7 +47,7 @@ class Setting(NamedTuple):
     labeled: int
     steps: float
     tune: bool
-    threads: int | None
+    threads: int
 
 
 class Job(NamedTuple):
@@ -86,12 +85,14 @@ def main() -> None:
     options.add_argument("--steps", type=float, default=1.0, help="all numbers of steps times this")
     options.add_argument("--tune", action="store_true", help="judge by a validation part of the training set")
     options.add_argument("--jobs", type=int, default=1, help="arms at a time")
-    options.add_argument("--threads", type=int, help="threads of each loader")
     options.add_argument("--write", action="store_true", help="keep tables and figures in benchmarks/results")
     given = options.parse_args()
+    os.environ["LOCAL_WORLD_SIZE"] = str(given.jobs)  # jobs share the cores as the ranks of a run do
     studies = {name: study.read(name) for name in given.studies.split(",")}
     work = given.work.resolve()
-    setting = Setting(work, given.data, given.labeled, given.steps, given.tune, given.threads)
+    setting = Setting(
+        work, given.data, given.labeled, given.steps, given.tune, max(1, (os.cpu_count() or 1) // given.jobs)
+    )
     seeds = range(given.first_seed, given.first_seed + given.seeds)
     jobs = _jobs(setting, studies.values(), seeds)
     (work / "figures").mkdir(parents=True, exist_ok=True)
@@ -137,7 +138,7 @@ def run(job: Job) -> dict[str, Any]:
         kept: dict[str, Any] = json.loads(job.kept.read_text())
         return kept
     progress.show(False)
-    torch.set_num_threads(1)
+    network.leave_a_core()
     store, shards = _store(job)
     name = _trained(job, store, shards)
     row = {"arm": job.arm.name, "seed": job.seed} | _figures(store, name, shards)
@@ -218,5 +219,4 @@ def _slug(name: str) -> str:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     main()

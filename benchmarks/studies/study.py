@@ -71,12 +71,12 @@ def names() -> list[str]:
 
 
 def read(name: str) -> Study:
-    """A study by its name.
+    """A study by its name, or by the path of its file.
 
     Raises:
         InputError: It has mistakes.
     """
-    file = PLANS / f"{name}.toml"
+    file = Path(name) if name.endswith(".toml") else PLANS / f"{name}.toml"
     text = configuration.read(file, "study")
     found = configuration.check(Study, configuration.parse(text, file.name, "study"), "study", file.name, text)
     known = {arm.name for arm in found.arms}
@@ -123,7 +123,7 @@ def changes(recipe: str, own: tuple[str, ...], seed: int, steps: float) -> list[
     return [f"{key}={value}" for key, value in (said | {"seed": str(seed)}).items()]
 
 
-STEPS = {"teacher": 600, "student": 1200}
+STEPS = {"teacher": 2400, "student": 1200}
 
 
 def _of(value: Any) -> str:
