@@ -13,7 +13,7 @@ INSTALL := install -c constraints.txt -e '.[dev]'
 # Exits 0 where the interpreter is one that pyproject.toml allows.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 
-.PHONY: help setup demo test lint types format bench-app bench-drift bench-duplicates bench-fidelity bench-issues bench-loader bench-labeling bench-manifest bench-packing bench-robustness bench-selection \
+.PHONY: help setup demo test lint types format bench-app bench-drift bench-duplicates bench-fidelity bench-imagenet bench-issues bench-loader bench-labeling bench-manifest bench-method bench-packing bench-robustness bench-selection bench-studies \
 	bench-storage bench-training screenshots wheel clean
 .NOTPARALLEL:
 
@@ -57,6 +57,9 @@ bench-duplicates: setup ## near-duplicates: recall, false pairs, rates, against 
 bench-fidelity: setup ## augmentation against timm on Pillow, in grey levels and dB (two minutes, one package)
 	$(BIN)/python benchmarks/fidelity.py --write
 
+bench-imagenet: setup ## a network of 1,000 classes as teacher, through the commands (three minutes, two packages)
+	$(BIN)/python benchmarks/imagenet.py --write
+
 bench-issues: setup ## planted label noise: what is found, beside cleanlab, and what mending brings (15 minutes, one package)
 	$(BIN)/python benchmarks/issues.py --write
 
@@ -69,6 +72,9 @@ bench-loader: setup ## the loader against others: images/s, CPU, memory (3 GB of
 bench-manifest: setup ## soft labels in, manifest out, at 1M images x 1000 classes (5 GB of disk, ten minutes)
 	$(BIN)/python benchmarks/manifest.py --write
 
+bench-method: setup ## the method and its controls on Fashion-MNIST, three seeds (an hour; --data FOLDER of IDX files)
+	$(BIN)/python benchmarks/studies/run.py --studies method --steps 4 --result method --write
+
 bench-packing: setup ## what packing does to pictures and to a network's answers (three minutes, two packages)
 	$(BIN)/python benchmarks/packing.py --write
 
@@ -80,6 +86,9 @@ bench-selection: setup ## selection and whole manifests, 1M to 300M rows, agains
 
 bench-storage: setup ## soft labels on disk: bytes, rates, KL, real and synthetic (2 GB of disk, ten minutes, two packages)
 	$(BIN)/python benchmarks/storage.py --write
+
+bench-studies: setup ## the paper's studies on Fashion-MNIST, three seeds (two hours on 2 cores)
+	$(BIN)/python benchmarks/studies/run.py --jobs 2 --write
 
 bench-training: setup ## training against the bare network loop (ten minutes)
 	$(BIN)/python benchmarks/training.py --write

@@ -36,7 +36,7 @@ from curator.store import Store
 
 LABELED = 50  # images of each class
 EPS = (1.0, 2.0, 4.0)
-SAMPLE = 2000  # images of the holdout that are corrupted and attacked
+SAMPLE = 1000  # images of the holdout that are corrupted and attacked
 
 
 class Setting(NamedTuple):
@@ -85,7 +85,8 @@ def main() -> None:
     options.add_argument("--steps", type=float, default=1.0, help="all numbers of steps times this")
     options.add_argument("--tune", action="store_true", help="judge by a validation part of the training set")
     options.add_argument("--jobs", type=int, default=1, help="arms at a time")
-    options.add_argument("--write", action="store_true", help="keep tables and figures in benchmarks/results")
+    options.add_argument("--result", default="studies", help="name of the tables and figures in benchmarks/results")
+    options.add_argument("--write", action="store_true", help="keep them")
     given = options.parse_args()
     os.environ["LOCAL_WORLD_SIZE"] = str(given.jobs)  # jobs share the cores as the ranks of a run do
     studies = {name: study.read(name) for name in given.studies.split(",")}
@@ -100,7 +101,7 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(given.jobs, mp_context=context) as pool:
         found = [*_told(pool.map(run, first), len(jobs), 0), *_told(pool.map(run, rest), len(jobs), len(first))]
-    tables.show(studies, found, setting.labeled, given.steps, given.tune, given.write)
+    tables.show(studies, found, setting.labeled, given.steps, given.tune, given.result if given.write else None)
 
 
 def _jobs(setting: Setting, studies: Iterable[study.Study], seeds: Iterable[int]) -> list[Job]:

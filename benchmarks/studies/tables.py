@@ -25,7 +25,7 @@ Row = dict[str, Any]
 
 
 def show(
-    studies: Mapping[str, Study], rows: Sequence[Row], labeled: int, steps: float, tuned: bool, write: bool
+    studies: Mapping[str, Study], rows: Sequence[Row], labeled: int, steps: float, tuned: bool, result: str | None
 ) -> None:
     """Prints the tables.
 
@@ -35,7 +35,7 @@ def show(
         labeled: Labeled images of each class.
         steps: What the recipes' steps were multiplied by.
         tuned: Whether the validation part was the judge.
-        write: Whether to keep tables and figures with the results.
+        result: Name to keep tables and figures under; None for a look.
     """
     seeds = sorted({row["seed"] for row in rows})
     judge = "5,000 images of the training set" if tuned else "the 10,000 test images"
@@ -59,10 +59,10 @@ def show(
         if study.note:
             text += ["", study.note]
     print("\n".join(text))
-    if write:
-        (RESULTS / "studies.md").write_text("\n".join(text) + "\n")
+    if result is not None:
+        (RESULTS / f"{result}.md").write_text("\n".join(text) + "\n")
         lines = ",\n".join(json.dumps(row) for row in rows)
-        (RESULTS / "studies.json").write_text(f"[\n{lines}\n]\n")
+        (RESULTS / f"{result}.json").write_text(f"[\n{lines}\n]\n")
 
 
 def machine() -> str:
