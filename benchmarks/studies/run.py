@@ -34,7 +34,7 @@ from curator.images import add_images
 from curator.robustness import Wanted
 from curator.store import Store
 
-LABELED = 50  # images of each class
+LABELED = 10  # images of each class
 EPS = (1.0, 2.0, 4.0)
 SAMPLE = 1000  # images of the holdout that are corrupted and attacked
 
@@ -142,7 +142,7 @@ def run(job: Job) -> dict[str, Any]:
     network.leave_a_core()
     store, shards = _store(job)
     name = _trained(job, store, shards)
-    row = {"arm": job.arm.name, "seed": job.seed} | _figures(store, name, shards)
+    row = {"arm": job.arm.name, "seed": job.seed, "machine": tables.machine()} | _figures(store, name, shards)
     if job.robustness:
         row |= _robust(store, name, job)
     before = job.kept.with_suffix(".part")

@@ -17,7 +17,7 @@ from curator.configuration import Section
 
 FOLDER = Path(__file__).parent
 PLANS = FOLDER / "plans"
-SELECTION: dict[str, Any] = {"per_class": 2000, "min_confidence": 0.3}
+SELECTION: dict[str, Any] = {"per_class": 4000, "min_confidence": 0.3}
 
 
 class Arm(Section):

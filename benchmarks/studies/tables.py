@@ -38,11 +38,12 @@ def show(
         result: Name to keep tables and figures under; None for a look.
     """
     seeds = sorted({row["seed"] for row in rows})
+    machines = "; ".join(sorted({row["machine"] for row in rows}))
     judge = "5,000 images of the training set" if tuned else "the 10,000 test images"
     text = [
         "# Studies",
         "",
-        f"{dt.date.today()}, {machine()}. Fashion-MNIST, {labeled} labeled images of each class, seeds {seeds[0]} to "
+        f"{dt.date.today()}, {machines}. Fashion-MNIST, {labeled} labeled images of each class, seeds {seeds[0]} to "
         f"{seeds[-1]}, steps x {steps:g}, judged by {judge}.",
         "",
         "Top-1 and its kin: mean over the seeds, +- half of the 95 % interval by Student's t. A seed draws the labeled "
@@ -66,7 +67,7 @@ def show(
 
 
 def machine() -> str:
-    """What computed."""
+    """What computes, in words."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return (
