@@ -96,7 +96,7 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _interrupted() -> int:
-    print("\nstopped; what was committed is kept, and the same command goes on from there", file=sys.stderr)
+    print("\nstopped; what was committed is kept; the same command, given again, finishes", file=sys.stderr)
     return 130
 
 

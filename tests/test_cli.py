@@ -245,7 +245,7 @@ def test_ctrl_c_in_the_middle_keeps_what_was_committed(tmp_path: Path) -> None:
     running.send_signal(signal.SIGINT)
     out, err = running.communicate()
     assert (running.returncode, out) == (130, "")
-    assert err == "\nstopped; what was committed is kept, and the same command goes on from there\n"
+    assert err == "\nstopped; what was committed is kept; the same command, given again, finishes\n"
     kept = store.rows("select count(*) as n from images")[0]["n"]
     assert count <= kept < 1000
     done = add_images(store, str(tmp_path / "pool"), "unlabeled")

@@ -200,7 +200,7 @@ def test_ctrl_c_keeps_the_work(store: Store, monkeypatch: pytest.MonkeyPatch) ->
     assert process.returncode == 130, err
     assert out == ""
     assert "Traceback" not in err
-    assert err.endswith("stopped; what was committed is kept, and the same command goes on from there\n")
+    assert err.endswith("stopped; what was committed is kept; the same command, given again, finishes\n")
     assert parts(store)  # a part takes 30 s, so these were written on the way out, one for each split that was begun
     assert not store.rows("select 1 from labels")
     monkeypatch.setenv("SLOW_SECONDS", "0")
