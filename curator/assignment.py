@@ -143,14 +143,8 @@ class Assignment:
 
     def summary(self) -> Iterator[str]:
         """What a user should know of it before it begins, in lines."""
-        for labeled in self.rows[:1]:
-            if labeled.unscanned:
-                yield f"{labeled.unscanned} labeled images were never scanned, so not checked against the holdout"
-            if labeled.relabeled or labeled.rejected:
-                yield (
-                    f"reviews of labeled images: {labeled.relabeled} count for another class, "
-                    f"{labeled.rejected} are left out"
-                )
+        for each in self.rows:
+            yield from each.notes
         if self.pack is not None:
             packed, rows = (sum(of(each) for each in self.rows) for of in (lambda rows: rows.packed, len))
             yield f"{packed} of {rows} images are read from the pack {self.pack}"

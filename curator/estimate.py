@@ -100,6 +100,7 @@ class Estimate(NamedTuple):
     precision: str
     phases: list[PhaseEstimate]
     seconds: float | None
+    notes: list[str]
 
 
 def size(recipe: Recipe, classes: int = CLASSES) -> Size:
@@ -151,13 +152,13 @@ def estimate(
     if manifest is not None and not plan.schedule.pseudo_ratio:
         raise InputError("the recipe takes no pseudo-labeled images", "--set schedule.pseudo_ratio=1")
     chosen = packs.chosen(store, pack, max(plan.network.resolution, plan.network.test_resolution))
-    taken = list[Phase]()
+    taken, notes = list[Phase](), list[str]()
     if not plan.untrained:
         labeled, pseudo = Rows.labeled(store, chosen), None
         if manifest is not None:
             manifests.find(store, manifest)
             pseudo = Rows.manifest(store, manifest, chosen)
-        taken = phases.of(plan, labeled, pseudo)
+        taken, notes = phases.of(plan, labeled, pseudo), labeled.notes
     mine = Ranks(0, 1, ranks.device_of(device))
     network.leave_a_core()
     shapes = size(plan, classes)
@@ -174,7 +175,7 @@ def estimate(
             advance(1, phase.name)
     whole = [each.seconds for each in found if each.seconds is not None]
     total = math.fsum(whole) if len(whole) == len(found) else None
-    return Estimate(name, plan, classes, shapes, mine.device.type, trial.precision, found, total)
+    return Estimate(name, plan, classes, shapes, mine.device.type, trial.precision, found, total, notes)
 
 
 class _Trial:

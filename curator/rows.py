@@ -92,6 +92,17 @@ class Rows:
     relabeled: int = 0
     rejected: int = 0
 
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of labeled rows before training begins, in lines."""
+        found = []
+        if self.unscanned:
+            found.append(f"{self.unscanned} labeled images were never scanned, so not checked against the holdout")
+        if self.relabeled or self.rejected:
+            changed = f"{self.relabeled} count for another class, {self.rejected} are left out"
+            found.append(f"reviews of labeled images: {changed}")
+        return found
+
     @classmethod
     def labeled(
         cls, store: Store, pack: str | None = None, fold: Fold | None = None, versions: Versions | None = None

@@ -1,5 +1,6 @@
 """What a run would take: steps and images of each phase as training has them, and time from real steps."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 
 from curator import estimate, recipes
 from curator.errors import InputError
+from curator.reviews import add_review
 from curator.store import Store
 
 SMALL = ["finetune={resolution=24, steps=4, learning_rate=1e-4, labeled_batch=5, frozen=['conv1']}"]
@@ -124,3 +126,15 @@ def test_what_training_refuses(world: Store, recipe: str, manifest: str, changes
 def test_a_store_without_classes(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the store has no classes yet"):
         estimate.estimate(Store.create(tmp_path / "store"), "tiny-teacher")
+
+
+def test_decisions_about_labeled_images_are_counted(world: Store, tmp_path: Path) -> None:
+    shutil.copytree(world.root, tmp_path / "copy")
+    store = Store(tmp_path / "copy" / "store")
+    assert estimate.estimate(store, recipe_of(store)).notes == []
+    rows = store.rows("select image_id from images where split = 'labeled' limit 2")
+    first, second = (row["image_id"] for row in rows)
+    add_review(store, first, "reject")
+    add_review(store, second, "relabel", store.classes()[-1])
+    found = estimate.estimate(store, recipe_of(store)).notes
+    assert found == ["reviews of labeled images: 1 count for another class, 1 are left out"]

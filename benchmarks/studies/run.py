@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import answers
 import pictures
+import plot
 import pyarrow.parquet as pq
 import study
 import tables
@@ -102,6 +103,8 @@ def main() -> None:
     with ProcessPoolExecutor(given.jobs, mp_context=context) as pool:
         found = [*_told(pool.map(run, first), len(jobs), 0), *_told(pool.map(run, rest), len(jobs), len(first))]
     tables.show(studies, found, setting.labeled, given.steps, given.tune, given.result if given.write else None)
+    if given.write:
+        plot.claims(studies, found, study.FOLDER.parents[1] / "docs" / "pictures" / f"{given.result}.png")
 
 
 def _jobs(setting: Setting, studies: Iterable[study.Study], seeds: Iterable[int]) -> list[Job]:

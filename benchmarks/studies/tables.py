@@ -95,17 +95,22 @@ def _arms(study: Study, rows: Sequence[Row]) -> list[str]:
 
 
 def _claims(claims: Sequence[Claim], rows: Sequence[Row]) -> list[str]:
-    top1 = {(row["arm"], row["seed"]): row["top1"] for row in rows}
     text = ["| claim | in the paper | difference here, points | seeds | verdict |", "|---|---|---|---|---|"]
     for claim in claims:
-        pairs = [seed for arm, seed in top1 if arm == claim.better and (claim.than, seed) in top1]
-        apart = [top1[claim.better, seed] - top1[claim.than, seed] for seed in pairs]
+        apart = differences(claim, rows)
         word = "above" if claim.by == "higher" else "like"
         text.append(
             f"| {claim.better} {word} {claim.than} | {claim.paper} | {_points(apart)} | {len(apart)} "
             f"| {verdict(apart, claim.by)} |"
         )
     return text
+
+
+def differences(claim: Claim, rows: Sequence[Row]) -> list[float]:
+    """Top-1 of the better arm less that of the other, of each seed that both have."""
+    top1 = {(row["arm"], row["seed"]): row["top1"] for row in rows}
+    seeds = sorted(seed for arm, seed in top1 if arm == claim.better and (claim.than, seed) in top1)
+    return [top1[claim.better, seed] - top1[claim.than, seed] for seed in seeds]
 
 
 def verdict(apart: Sequence[float], by: str) -> str:

@@ -115,6 +115,7 @@ def answer_estimate(found: Estimate, json: bool) -> None:
         to_toml(found.resolved),
         f"{found.resolved.network.architecture}, {found.classes} classes: {size}\n",
         render.table(phases),
+        *found.notes,
         f"\n{total} on this {found.device} in {found.precision}, if images come as fast; nothing was trained",
     ]
     nested = {"resolved": found.resolved.model_dump(mode="json"), "size": found.size._asdict()}
