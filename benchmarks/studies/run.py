@@ -204,9 +204,9 @@ def _selected(store: Store, manifest: str | None, shards: Path) -> dict[str, Any
     """How many images and copies the model was taught with, and how many of the labels are the true ones."""
     if manifest is None:
         return {}
-    table = pq.read_table(manifests.files(manifests.find(store, manifest)), columns=["uri", "class_name", "copies"])
-    truth, rows = pictures.truth(shards), table.to_pylist()
-    right = sum(truth[row["uri"].rpartition("::")[2]] == row["class_name"] for row in rows)
+    table = pq.read_table(manifests.files(manifests.find(store, manifest)), columns=["uri", "copies", "top_classes"])
+    truth, rows, names = pictures.truth(shards), table.to_pylist(), store.classes()
+    right = sum(truth[row["uri"].rpartition("::")[2]] == names[row["top_classes"][0]] for row in rows)
     return {"images": len(rows), "rows": sum(row["copies"] for row in rows), "right": right / len(rows)}
 
 
