@@ -38,13 +38,18 @@ def claims(studies: Mapping[str, Study], rows: Sequence[Mapping[str, Any]], file
         middle, colour = sum(apart) / len(apart), COLOURS[said]
         axes.plot([low, high], [place, place], color=colour, linewidth=2, alpha=0.5)
         axes.plot(apart, [place] * len(apart), ".", color=colour, markersize=4)
-        axes.plot([middle], [place], "o", color=colour)
+        axes.plot([middle], [place], "o", color=colour, markersize=5)
     axes.axvline(0, color="#30343b", linewidth=0.8)
     axes.set_yticks(range(len(lines)), [label for label, *_ in lines], fontsize=7)
     axes.invert_yaxis()
+    axes.set_xscale("symlog", linthresh=3)  # a few claims are about tens of points
+    ticks = [-10, -3, -1, 0, 1, 3, 10, 30]
+    axes.set_xticks(ticks, [f"{tick:+d}" if tick else "0" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    axes.margins(y=0.01)
     axes.set_xlabel("difference of top-1 in points: mean, seeds, 95 % interval")
     axes.spines[["top", "right"]].set_visible(False)
     for said, colour in COLOURS.items():
         axes.plot([], [], "o", color=colour, label=said)
-    axes.legend(loc="lower right", fontsize=7, frameon=False, title="the paper's claim", title_fontsize=7)
+    axes.legend(loc="lower right", fontsize=7, frameon=False, title="the claim", title_fontsize=7)
     figure.savefig(file, dpi=110)
