@@ -181,14 +181,15 @@ def test_the_answer_of_a_dry_run(capsys: pytest.CaptureFixture[str]) -> None:
     recipe = loaded("tiny-student")
     phase = estimate.PhaseEstimate("training", 32, 1200, 32, 96, 153600, 80.0, "steps of 32 and 128 rows at 32 px")
     found = estimate.Estimate(
-        "tiny-student", recipe, 10, estimate.Size(373658, 4099008), "cpu", "float32", [phase], 80.0
+        "tiny-student", recipe, 10, estimate.Size(373658, 4099008), "cpu", "float32", [phase], 80.0, ["a note"]
     )
     answer_estimate(found, False)
     out = capsys.readouterr().out
     assert out.startswith(
         recipes.to_toml(recipe) + "\ntest_resnet, 10 classes: 0.37M parameters, 0.0041G multiply-adds"
     )
-    assert re.split("  +", out.splitlines()[-3])[1:5] == ["32", "1200", "32 labeled + 96 pseudo", "153600"]
+    assert re.split("  +", out.splitlines()[-4])[1:5] == ["32", "1200", "32 labeled + 96 pseudo", "153600"]
+    assert out.splitlines()[-3] == "a note"
     assert out.endswith("about 80 s on this cpu in float32, if images come as fast; nothing was trained\n")
     answer_estimate(found, True)
     document = json.loads(capsys.readouterr().out)
