@@ -90,7 +90,7 @@ class PhaseEstimate(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """What a run takes; seconds are None where a phase was not measured. `notes` are `Rows.notes` of the labeled rows."""
+    """What a run takes; seconds are None where a phase was not measured, `notes` those of `Rows.labeled`."""
 
     recipe: str
     resolved: Recipe
