@@ -72,10 +72,10 @@ bench-loader: setup ## the loader against others: images/s, CPU, memory (3 GB of
 bench-manifest: setup ## soft labels in, manifest out, at 1M images x 1000 classes (5 GB of disk, ten minutes)
 	$(BIN)/python benchmarks/manifest.py --write
 
-bench-method: setup ## the method and its controls on Fashion-MNIST, three seeds (an hour; --data FOLDER of IDX files)
+bench-method: setup ## the method and its controls on Fashion-MNIST, three seeds, runs four times as long (hours)
 	$(BIN)/python benchmarks/studies/run.py --studies method --steps 4 --result method --write
 
-bench-packing: setup ## what packing does to pictures and to a network's answers (four minutes, two packages)
+bench-packing: setup ## what packing does to pictures and to a network's answers (three minutes, two packages)
 	$(BIN)/python benchmarks/packing.py --write
 
 bench-robustness: setup ## attacks and corruptions against other packages, rates (fifteen minutes, ten packages)
@@ -87,7 +87,7 @@ bench-selection: setup ## selection and whole manifests, 1M to 300M rows, agains
 bench-storage: setup ## soft labels on disk: bytes, rates, KL, real and synthetic (2 GB of disk, ten minutes, two packages)
 	$(BIN)/python benchmarks/storage.py --write
 
-bench-studies: setup ## the paper's studies on Fashion-MNIST, three seeds (two hours on 2 cores)
+bench-studies: setup ## the paper's studies on Fashion-MNIST, three seeds (hours)
 	$(BIN)/python benchmarks/studies/run.py --jobs 2 --write
 
 bench-training: setup ## training against the bare network loop (ten minutes)

@@ -22,6 +22,7 @@ from curator import draws
 from curator.labels import import_labels
 from curator.loader import ManifestLoader, augmentation
 from curator.network import load
+from curator.ranks import device_of
 from curator.store import Store
 
 MANIFEST = "g0-student"
@@ -95,7 +96,7 @@ def _noisy(store: Store, seed: int) -> tuple[Ids, Probs]:
     """What the teacher says of pictures that are changed as in its training; its recipe has no other noise."""
     network, recipe, _ = load(store, "teacher")
     network.eval()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_of("auto")
     network.to(device)
     loader = ManifestLoader.open(
         store,

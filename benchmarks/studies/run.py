@@ -1,7 +1,7 @@
 """Studies of the method on Fashion-MNIST: few labels, the rest as pool, controls, several seeds.
 
     IDX files --pictures.py--> shards --> a store for each seed, pool and teacher
-    arm --its plan--> curator evolve --> figures of its model --> work/figures/*.json --tables.py--> results/studies.md
+    arm --its plan--> curator evolve --> figures of its model --> figures/*.json --tables.py--> results/studies.md
 
     python benchmarks/studies/run.py [--studies noise,method] [--seeds 3] [--work DIR] [--jobs 1] [--write]
 
@@ -43,7 +43,7 @@ SAMPLE = 1000  # images of the holdout that are corrupted and attacked
 class Setting(NamedTuple):
     """What a whole run has in common."""
 
-    work: Path
+    folder: Path  # of its stores and figures; runs with other numbers have others
     data: Path
     labeled: int
     steps: float
@@ -67,12 +67,12 @@ class Job(NamedTuple):
     @property
     def place(self) -> Path:
         """Folder of its store, which arms with the same seed, pool and teacher share."""
-        return self.setting.work / "stores" / f"{self.seed}-{self.arm.place}"
+        return self.setting.folder / "stores" / f"{self.seed}-{self.arm.place}"
 
     @property
     def kept(self) -> Path:
         """Where its figures are kept."""
-        return self.setting.work / "figures" / f"{self.seed}-{_slug(self.arm.name)}{'-robust' * self.robustness}.json"
+        return self.setting.folder / "figures" / f"{self.seed}-{_slug(self.arm.name)}{'-robust' * self.robustness}.json"
 
 
 def main() -> None:
@@ -91,13 +91,12 @@ def main() -> None:
     given = options.parse_args()
     os.environ["LOCAL_WORLD_SIZE"] = str(given.jobs)  # jobs share the cores as the ranks of a run do
     studies = {name: study.read(name) for name in given.studies.split(",")}
-    work = given.work.resolve()
-    setting = Setting(
-        work, given.data, given.labeled, given.steps, given.tune, max(1, (os.cpu_count() or 1) // given.jobs)
-    )
+    named = f"{given.labeled}-labels-x{given.steps:g}{'-tune' * given.tune}"
+    folder, threads = given.work.resolve() / named, max(1, (os.cpu_count() or 1) // given.jobs)
+    setting = Setting(folder, given.data, given.labeled, given.steps, given.tune, threads)
     seeds = range(given.first_seed, given.first_seed + given.seeds)
     jobs = _jobs(setting, studies.values(), seeds)
-    (work / "figures").mkdir(parents=True, exist_ok=True)
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
     first, rest = _in_two(jobs)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(given.jobs, mp_context=context) as pool:
