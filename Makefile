@@ -13,7 +13,7 @@ INSTALL := install -c constraints.txt -e '.[dev]'
 # Exits 0 where the interpreter is one that pyproject.toml allows.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 
-.PHONY: help setup demo test lint types format bench-app bench-drift bench-duplicates bench-fidelity bench-imagenet bench-issues bench-loader bench-labeling bench-manifest bench-method bench-packing bench-robustness bench-selection bench-studies \
+.PHONY: help setup demo test lint types format bench-app bench-bucket bench-drift bench-duplicates bench-fidelity bench-imagenet bench-issues bench-loader bench-labeling bench-manifest bench-method bench-packing bench-robustness bench-scale bench-selection bench-spark bench-studies \
 	bench-storage bench-training screenshots wheel clean
 .NOTPARALLEL:
 
@@ -48,6 +48,9 @@ format: setup ## mend what ruff can mend, then format
 bench-app: setup ## the app on 10M images in a browser (4 GB of disk, fifteen minutes, Chromium)
 	$(BIN)/python benchmarks/app.py --write
 
+bench-bucket: setup ## a store in a bucket 30 ms away, beside one in a folder: requests and seconds (five minutes)
+	$(BIN)/python benchmarks/bucket.py --write
+
 bench-drift: setup ## questions about two generations of 10M images (1 GB of disk, five minutes)
 	$(BIN)/python benchmarks/disagreement.py --write
 
@@ -81,8 +84,14 @@ bench-packing: setup ## what packing does to pictures and to a network's answers
 bench-robustness: setup ## attacks and corruptions against other packages, rates (fifteen minutes, ten packages)
 	$(BIN)/python benchmarks/robustness.py --write
 
+bench-scale: setup ## sizes, times and cost to 5B images, and 256 ranks that die (2 GB of disk, ten minutes)
+	$(BIN)/python benchmarks/scale/scale.py --measure --write
+
 bench-selection: setup ## selection and whole manifests, 1M to 300M rows, against other tools (15 GB, half an hour)
 	$(BIN)/python benchmarks/selection/run.py --write
+
+bench-spark: setup ## the same manifests by DuckDB and by Spark, 1M and 10M rows (4 GB of disk, Java 17, half an hour)
+	$(BIN)/python benchmarks/spark.py --write
 
 bench-storage: setup ## soft labels on disk: bytes, rates, KL, real and synthetic (2 GB of disk, ten minutes, two packages)
 	$(BIN)/python benchmarks/storage.py --write

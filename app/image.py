@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import altair as alt
+import duckdb
 import pandas as pd
 import streamlit as st
 
+from curator.errors import CuratorError
 from curator.explanation import Explanation, explain
 from curator.images import ID_MASK
 
@@ -15,7 +17,7 @@ from . import links
 from .choices import class_text, classes, manifest_name
 from .live import command, live, rows
 from .tiles import picture, tiles
-from .words import nothing, plain, short
+from .words import failed, mended, nothing, plain, short
 
 _LARGE = 800  # pixels
 _BARS = 5  # classes of each generation
@@ -166,8 +168,12 @@ def _manifest(image_id: int) -> None:
         st.session_state["explained"] = (image_id, name)
     if st.session_state.get("explained") != (image_id, name):
         return
-    with st.spinner("Asking the rules of its selection ..."):
-        found = _explained(live().state("reviews"), name, image_id)
+    try:
+        with st.spinner("Asking the rules of its selection ..."):
+            found = _explained(live().state("reviews"), name, image_id)
+    except (CuratorError, duckdb.Error) as error:  # nobody else catches it in a run of the fragment alone
+        failed(mended(error))
+        return
     verb = "is" if found.is_in else "is not"
     st.markdown(f"It {verb} in **{plain(name)}**: {plain(found.reason, 1000)}.")
     with st.expander("What the rules looked at"):

@@ -1,35 +1,53 @@
 """The store as it is now: one connection for all pages and sessions, whose views follow the tables.
 
-    Delta tables --at most once a second: is there a newer version?--> the views of those that changed --> answers
+    Delta tables --each second, of a bucket each 5: is there a newer version?--> views of those that changed --> answers
 
 A generation that is published while the app is open appears with the next click. Answers are kept until a table that
-they may depend on changes.
+they may depend on changes. A bucket that does not answer holds nobody up: what was known of it goes on being shown.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import threading
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import streamlit as st
 
-from curator import manifests, queries
+from curator import bucket, manifests, queries
+from curator.errors import CuratorError
 from curator.manifests import Manifest
 from curator.schema import TABLES
 from curator.server import STORE
 from curator.situation import option
-from curator.store import Store
+from curator.store import ABSENT, Store
 
 if TYPE_CHECKING:
+    import deltalake
     import duckdb
 
 MEMORY = "400MB"
-_LOOKED_S = 1.0
+_PATIENCE_S = 10.0  # for how long a request is made again: somebody sits before the page
+_LOOKS = 10  # at tables that grow while they are looked at
+_WAITED_S = 3.0  # for newer versions, before what is known already is shown
 # Tables that grow while people look: an answer that does not read them is not asked for again because of them.
 PASSING = ("reviews", "metrics")
+
+
+class Behind(NamedTuple):
+    """That the newest versions are not known.
+
+    Attributes:
+        since: When they were known last.
+        error: Why they are not; None where the store has not answered yet.
+    """
+
+    since: dt.datetime
+    error: CuratorError | None
 
 
 class Live:
@@ -46,35 +64,78 @@ class Live:
     """
 
     def __init__(self, path: str) -> None:
+        bucket.patience(_PATIENCE_S)
         self.store = Store(path)
-        self._turn = threading.Lock()
-        self._versions = self.store.every_version()
-        self._con = self.store.connect(self._versions)
+        self._turn, self._views = threading.Lock(), threading.Lock()
+        self._pool = ThreadPoolExecutor(len(TABLES) + 1, "follow")  # they wait, each for one table
+        self._tables: dict[str, deltalake.DeltaTable] = {}  # open
+        self._versions = self._settle()
+        self._con = self.store.connect(self._versions, self._tables)
         self._con.execute(f"set memory_limit = '{MEMORY}'")
         # Files of the store never change, and reading their footers again takes longer than a page of the gallery.
         # Global, for else the cursors would not have it.
         self._con.execute("set global parquet_metadata_cache = true")
+        self._known = dt.datetime.now(dt.UTC)
         self._looked = time.monotonic()
+        self._look: Future[None] = Future()
+        self._look.set_result(None)
 
     def follow(self) -> None:
-        """Turns to the newest versions of the tables, unless that was done within the last second."""
+        """Turns to the newest versions of the tables, unless that was done a moment ago."""
         with self._turn:
-            if time.monotonic() - self._looked < _LOOKED_S:
-                return
-            self._turn_to_newest()
+            if self._look.done() and time.monotonic() - self._looked > self.store.place.looked_s:
+                self._looked = time.monotonic()
+                self._look = self._pool.submit(self.refresh)
+            look, left = self._look, self._looked + _WAITED_S - time.monotonic()
+        wait([look], max(left, 0))
+
+    def behind(self) -> Behind | None:
+        """What is to be told where the newest versions are not known."""
+        look = self._look
+        if not look.done():
+            waited = time.monotonic() - self._looked
+            return Behind(self._known, None) if waited > _WAITED_S else None
+        error = look.exception()
+        if error is None or isinstance(error, CuratorError):
+            return Behind(self._known, error) if error else None
+        raise error
 
     def refresh(self) -> None:
-        """Turns to the newest versions now, as after a decision of one's own."""
-        with self._turn:
-            self._turn_to_newest()
+        """Turns to the newest versions now."""
+        if self._newest() != self._versions:
+            self._settle()
+            for name, opened in self._tables.items():
+                self.take_in(name, opened)
+        self._known = dt.datetime.now(dt.UTC)
 
-    def _turn_to_newest(self) -> None:
-        newest = self.store.every_version()
-        for name, version in newest.items():
-            if version != self._versions[name]:
-                self.store.view(self._con, name, version)
-        self._versions = newest
-        self._looked = time.monotonic()
+    def take_in(self, name: str, opened: deltalake.DeltaTable) -> None:
+        """Turns to a table as somebody has it open, who may just have written to it, if that is newer."""
+        with self._views:
+            version = opened.version()
+            if version > self._versions[name]:
+                self.store.view(self._con, name, version, opened)
+                self._versions[name] = version
+
+    def _settle(self) -> dict[str, int]:
+        """The versions of all tables at one moment: between two looks that found the same."""
+        found = self._newest()
+        for _ in range(_LOOKS):
+            before, found = found, self._newest()
+            if found == before:
+                break
+        return found
+
+    def _newest(self) -> dict[str, int]:
+        """The newest version of each table, all of which are asked for at once."""
+        return dict(zip(TABLES, self._pool.map(self._newest_of, TABLES), strict=True))
+
+    def _newest_of(self, name: str) -> int:
+        opened = self._tables.get(name)
+        if opened is not None:
+            self.store.follow(name, opened)
+        elif self.store.has(name):
+            opened = self._tables[name] = self.store.delta(name)
+        return ABSENT if opened is None else opened.version()
 
     def state(self, *passing: str) -> tuple[tuple[str, int], ...]:
         """What an answer depends on: the versions of all tables but reviews and metrics, unless these are named."""
@@ -108,9 +169,14 @@ def _opened(path: str) -> Live:
     return Live(path)
 
 
+def forget() -> None:
+    """Opens the store anew at the next click."""
+    _opened.clear()
+
+
 def command(text: str) -> str:
     """A command line, for this store."""
-    return text + option(live().store.path)
+    return text + option(str(live().store.place))
 
 
 def rows(name: str, values: Mapping[str, Any] | None = None, passing: tuple[str, ...] = ()) -> list[dict[str, Any]]:

@@ -69,7 +69,7 @@ def _contents(manifest: Manifest) -> None:
             "its weights, sha256": lineage["model"]["weights_hash"],
             "sha256": manifest.sha256,
             "tool": lineage["tool"],
-            "folder": manifest.path,
+            "folder": manifest.uri,
         }
         facts |= {f"version of {table}": version for table, version in lineage["tables"].items() if version >= 0}
         texts = {name: "-" if value is None else short(value, 1000) for name, value in facts.items()}
@@ -304,7 +304,7 @@ def _command(name: str, options: dict[str, Any], where: str) -> str:
             words += [word for key, setting in value.items() for word in ("--set", f"{key}={setting}")]
         else:
             words += [flag] if value is True else [flag, str(value)]
-    words += [*(["--where", where] if where else []), "--store", str(live().store.path)]
+    words += [*(["--where", where] if where else []), "--store", str(live().store.place)]
     return shlex.join(words)
 
 

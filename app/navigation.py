@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import time
+
 import duckdb
 import streamlit as st
 
-from curator.errors import CuratorError
+from curator.errors import CuratorError, StoreError
 
 from . import calibration, classes, disagreement, gallery, image, manifests, overview, review, sql, training
 from .links import use
-from .live import MEMORY, live
-from .words import failed, short
+from .live import live
+from .words import failed, mended, plain, short
 
 # A picture of its own: for a symbol the browser would ask a server of fonts.
 _ICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><path d="M1 2h14L10 9v5l-4-2V9z" fill="#888"/></svg>'
 )
-_DAMAGE = "a file of the store cannot be read"
+_AGAIN_S = 5.0
 
 
 def run() -> None:
@@ -46,12 +48,32 @@ def run() -> None:
     use(pages)
     chosen = st.navigation(sections)
     try:
-        st.sidebar.caption(f"Store: {short(live().store.path)}")
+        here = live()
+        st.sidebar.caption(f"Store: {short(str(here.store.place))}")
+        if here.behind():
+            _waiting()
         chosen.run()
-    except CuratorError as error:
-        failed(error)
-    except duckdb.OutOfMemoryException:
-        failed(CuratorError(f"the page needs more memory than the {MEMORY} that pages may use", "narrow its filters"))
-    except duckdb.Error as error:
-        said = str(error).splitlines()[0]
-        failed(CuratorError(f"{_DAMAGE} ({said})", "restore it from a backup; curator check says what manifests miss"))
+    except (CuratorError, duckdb.Error) as error:
+        told = mended(error)
+        failed(told)
+        if isinstance(told, StoreError):
+            _retry(time.monotonic())
+
+
+@st.fragment(run_every=_AGAIN_S)
+def _waiting() -> None:
+    """Says that what is shown is not the newest, as long as that is so."""
+    behind = live().behind()
+    if behind is None:
+        st.rerun()
+    why = f"{behind.error.what}: {behind.error.mend}" if behind.error else "the store has not answered yet"
+    said = f"What is shown is as of {behind.since:%H:%M:%S} UTC, and newer versions are looked for every few seconds"
+    st.warning(plain(f"{said}; {why}", 1000), icon=":material/sync_problem:")
+
+
+@st.fragment(run_every=_AGAIN_S)
+def _retry(since: float) -> None:
+    """Tries again after a while, by itself."""
+    st.caption("This page tries again every few seconds.")
+    if time.monotonic() - since > _AGAIN_S / 2:
+        st.rerun()

@@ -22,7 +22,7 @@ def show() -> None:
     """The page."""
     st.title("Overview")
     now = live()
-    found = situation(now.store.path, _scanned(now.state()), _ask)
+    found = situation(str(now.store.place), _scanned(now.state()), _ask)
     _figures(found)
     left, right = st.columns([2, 1], gap="large")
     with left:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import duckdb
 import simplejpeg
 import streamlit as st
 
@@ -20,7 +21,7 @@ from .links import to
 from .live import command, live, rows
 from .tiles import badge, pictures, placeholder
 from .turns import AUDIT, QUEUE, Turn
-from .words import failed, nothing, plain, short
+from .words import failed, mended, nothing, plain, short
 
 SIDE = 480  # pixels of the picture that is judged
 _AHEAD = 5  # pictures that are made, and sent to the browser, before their turn
@@ -32,6 +33,7 @@ _MORE = {
 }
 _NAME = "reviewer's name"
 _DONE = {"accept": "accepted", "reject": "rejected", "relabel": "relabeled", "skip": "skipped"}
+_FAILURES = (CuratorError, OSError, duckdb.Error)
 _ICONS = {"accept": ":material/check:", "reject": ":material/close:", "skip": ":material/skip_next:"}
 
 
@@ -96,6 +98,7 @@ def _judging() -> None:
     """The image, and the keys: what a key reruns."""
     turn = turns.now()
     try:
+        live().take_in("reviews", turn.session.table)  # one's own decisions are there at once
         if turn.said:
             st.warning(plain(turn.said, 500), icon=":material/info:")
             turn.said = ""
@@ -117,8 +120,8 @@ def _judging() -> None:
         if turn.chosen[0] == AUDIT:
             _estimate(turn)
         _ahead(turn)
-    except CuratorError as error:
-        failed(error)
+    except (CuratorError, duckdb.Error) as error:  # nobody else catches it in a run of the fragment alone
+        failed(mended(error))
 
 
 def _nothing_left(turn: Turn) -> None:
@@ -253,7 +256,6 @@ def _progress(turn: Turn) -> None:
 def _estimate(turn: Turn) -> None:
     """What is known of the precision by now."""
     there = live()
-    there.refresh()
     _, label, key, _ = turn.chosen
     with there.cursor() as con:
         found = audit.read(con, key, turn.row["label"], 1)
@@ -298,7 +300,7 @@ def _decide(image_id: int, decision: str, label: int | None = None) -> None:
     try:
         why = st.session_state.get("why") or None
         made = turn.session.decide(image_id, decision, label, generation, turn.reviewer, why)
-    except (CuratorError, OSError) as error:
+    except _FAILURES as error:
         turn.said = f"Nothing was recorded: {_told(error)}"
         return
     st.session_state["why"] = ""
@@ -312,7 +314,7 @@ def _decide(image_id: int, decision: str, label: int | None = None) -> None:
     elif not turn.listed.complete:
         try:
             turns.again(turn)
-        except CuratorError as error:
+        except _FAILURES as error:
             turn.said = f"What comes next cannot be listed: {_told(error)}"
 
 
@@ -328,7 +330,7 @@ def _undo() -> None:
     turn = turns.now()
     try:
         image_id = turn.session.undo(turn.reviewer)
-    except (CuratorError, OSError) as error:
+    except _FAILURES as error:
         turn.said = f"Nothing was undone: {_told(error)}"
         return
     if image_id in turn.listed.rows:
@@ -339,11 +341,10 @@ def _undo() -> None:
         turn.said = f"Undone for {short(turns.uri(turn, image_id))}, which is not on this list; now {holds}"
 
 
-def _told(error: CuratorError | OSError) -> str:
+def _told(error: Exception) -> str:
     """What went wrong and the mend, on one line."""
-    if isinstance(error, CuratorError):
-        return f"{error.what}. What helps: {error.mend}" if error.mend else error.what
-    return str(error)
+    told = mended(error)
+    return f"{told.what}. What helps: {told.mend}" if told.mend else told.what
 
 
 def _look(step: int) -> None:

@@ -117,7 +117,7 @@ def _answer(query: str) -> None:
 
 
 def _command(query: str, form: str) -> str:
-    return f"curator sql {shlex.quote(query)} --format {form} --store {shlex.quote(str(live().store.path))}"
+    return f"curator sql {shlex.quote(query)} --format {form} --store {shlex.quote(str(live().store.place))}"
 
 
 def _show(shown: Shown) -> None:

@@ -35,7 +35,7 @@ def pictures(rows: Sequence[Mapping[str, Any]], side: int = SIDE) -> list[Thumbn
         rows: The images: uri, shard, byte_offset, byte_length.
         side: Most pixels of width and height.
     """
-    return _thumbnails(str(live().store.path)).of(rows, side)
+    return _thumbnails(str(live().store.place)).of(rows, side)
 
 
 def tiles(rows: Sequence[Mapping[str, Any]], captions: Sequence[str]) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import altair as alt
+import duckdb
 import pandas as pd
 import streamlit as st
 
 from curator.errors import CuratorError
 
 from .live import rows
-from .words import failed, nothing, plain, short
+from .words import failed, mended, nothing, plain, short
 
 _FRESH_S = 300  # a run writes its figures at least once a minute
 _EVERY_S = 10
@@ -56,8 +57,8 @@ def _followed(was_going: bool) -> None:
             )
         _curves([run["model"] for run in rows("training_runs", passing=("metrics",))])
         _models()
-    except CuratorError as error:  # nobody else catches it in a run of the fragment alone
-        failed(error)
+    except (CuratorError, duckdb.Error) as error:  # nobody else catches it in a run of the fragment alone
+        failed(mended(error))
 
 
 def _curves(runs: list[str]) -> None:

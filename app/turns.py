@@ -6,8 +6,9 @@ worklist, or the sample of an audit --sql/review_queue.sql--> Listed --decisions
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import duckdb
 import streamlit as st
 from streamlit.runtime import Runtime
 from streamlit.runtime.scriptrunner import get_script_run_ctx
@@ -18,9 +19,6 @@ from curator.errors import CuratorError
 from curator.session import Session
 
 from .live import live
-
-if TYPE_CHECKING:
-    import duckdb
 
 LIMIT = 300  # images that are listed at a time
 QUEUE, AUDIT = "Queue", "Audit"
@@ -80,7 +78,7 @@ class Turn:
 
     def show(self) -> None:
         """Says that this person has the image before them."""
-        _shown(str(live().store.path))[_own()] = self.image_id, time.monotonic()
+        _shown(str(live().store.place))[_own()] = self.image_id, time.monotonic()
 
     @property
     def image_id(self) -> int:
@@ -101,7 +99,7 @@ def _shown(path: str) -> dict[str, tuple[int, float]]:
 
 def _theirs() -> set[int]:
     """The images that other sessions have before them; not of those that are closed, or at rest."""
-    shown, own = _shown(str(live().store.path)), _own()
+    shown, own = _shown(str(live().store.place)), _own()
     for session, (_, since) in list(shown.items()):
         closed = Runtime.exists() and not Runtime.instance().is_active_session(session)
         if closed or time.monotonic() - since > _RESTS_S:
@@ -147,7 +145,7 @@ def uri(at: Turn, image_id: int) -> str:
         if found is None:
             with live().cursor() as con:
                 found = _facts(con, _GIVEN, at.listed.generation, images=[image_id]).get(image_id)
-    except CuratorError:
+    except (CuratorError, duckdb.Error):
         found = None
     return str(found["uri"]) if found else f"image {image_id}"
 
@@ -156,17 +154,17 @@ def _listing(choices: tuple[Any, ...], before: Turn | None) -> Turn:
     mode, label, chosen, state = choices
     there = live()
     if mode == AUDIT:
-        there.refresh()
         listed = _sampled(chosen, label)
         generation = None
     else:
         with st.spinner("Looking for the images that are worth most ..."):
-            listed = _queue(state, str(there.store.path), label, chosen)
+            listed = _queue(state, str(there.store.place), label, chosen)
         generation = listed.generation
     session = Session(there.store, listed.rows, generation, before.session.made if before else ())
+    there.take_in("reviews", session.table)
     if mode == QUEUE and session.next_open() is None and not listed.complete:  # a kept list, and all is decided
-        _queue.clear(state, str(there.store.path), label, chosen)
-        listed = _queue(state, str(there.store.path), label, chosen)
+        _queue.clear(state, str(there.store.place), label, chosen)
+        listed = _queue(state, str(there.store.place), label, chosen)
         session = Session(there.store, listed.rows, generation, session.made)
     return Turn(choices, listed, session)
 
@@ -174,13 +172,12 @@ def _listing(choices: tuple[Any, ...], before: Turn | None) -> Turn:
 def first_queue() -> None:
     """Works out the queue that everybody begins with, so that it is there when it is asked for."""
     there = live()
-    _queue(there.state(), str(there.store.path), None, None)
+    _queue(there.state(), str(there.store.place), None, None)
 
 
 @st.cache_data(show_spinner=False, max_entries=50)
 def _queue(state: object, store: str, label: int | None, reason: str | None) -> Listed:
     there = live()
-    there.refresh()
     with there.cursor() as con:
         found = worklist.look(there.store, con, dict(there.state())["labels"], LIMIT, label, reason)
         facts = _facts(con, "select image_id from worklist", found.generation)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 
+import duckdb
 import streamlit as st
 
-from curator.errors import CuratorError, printable
+from curator.errors import CuratorError, StoreError, printable
 
-from .live import command
+from .live import MEMORY, command, forget, live
 
 _SIGNS = re.compile(r"([!-/:-@\[-`{-~])")
 # What Streamlit replaces, and Markdown links, when the escapes are gone; an invisible sign in it leaves it as it is.
@@ -35,6 +36,22 @@ def short(text: object, longest: int = _LONGEST) -> str:
     shown = printable(str(text))
     half = (longest - 3) // 2
     return shown if len(shown) <= longest else f"{shown[:half]}...{shown[-half:]}"
+
+
+def mended(error: Exception) -> CuratorError:
+    """What to tell of an error of a page's."""
+    if isinstance(error, CuratorError):
+        return error
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return CuratorError(f"the page needs more memory than the {MEMORY} that pages may use", "narrow its filters")
+    if isinstance(error, OSError):
+        return CuratorError(str(error))
+    unreachable = live().store.place.failure(error)
+    if unreachable is None:
+        forget()  # the store may have been made anew
+    lines = str(error).splitlines()  # of a traceback, as of a file of a bucket, the last says what it is
+    what = f"a file of the store cannot be read ({lines[-1 if lines[0].startswith('Traceback') else 0]})"
+    return unreachable or StoreError(what, "restore it from a backup; curator check says what manifests miss")
 
 
 def failed(error: CuratorError) -> None:

@@ -31,7 +31,8 @@ from storage import installed
 from curator import packs
 from curator.augment import center_crop, resize
 from curator.decode import decode
-from curator.images import add_images, read_bytes
+from curator.images import add_images
+from curator.reading import read_bytes
 from curator.shards import Form
 from curator.store import Store
 

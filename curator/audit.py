@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import datetime as dt
-import uuid
 from collections.abc import Iterable
 from contextlib import closing
 from itertools import groupby
@@ -255,13 +254,13 @@ def _draw(store: Store, key: Key) -> None:
         for field in AUDITS.schema
     }
     sample = pa.table(columns, schema=AUDITS.schema)
-    file = store.path / "audits" / f"{uuid.uuid4().hex}.parquet"
+    file = store.new_file("audits")
     claim = "audit " + " ".join(map(str, key))
     try:
         pq.write_table(sample, file, compression="zstd")
-        delta.publish(table, [file], claim)
+        delta.publish(store.place, table, [file], claim)
     except CommitRaced:
-        file.unlink()
+        store.place.remove(file)
     except BaseException:
         store.discard("audits", file)
         raise

@@ -167,5 +167,5 @@ def _files(folder: Path, unique_images: int) -> tuple[list[Path], list[dict[str,
             else:
                 problems.append({"file": name, "problem": "has other columns than a manifest"})
     if rows != unique_images:
-        problems.append({"file": str(folder), "problem": f"holds {rows} of the {unique_images} rows of the manifest"})
+        problems.append({"file": "all of them", "problem": f"holds {rows} of the {unique_images} rows of the manifest"})
     return whole, problems

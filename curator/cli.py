@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import typer
 
+from curator import progress
 from curator.commands import (  # noqa: F401 - importing registers the commands
     app,
     disagreement,
@@ -65,12 +67,15 @@ def run(arguments: list[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    before = _repeated()
     try:
         # Not app(): that gives a closed pipe and Ctrl-C exit codes of its own, without a word.
         command = typer.main.get_command(app)
         with command.make_context("curator", sys.argv[1:] if arguments is None else list(arguments)) as context:
             command.invoke(context)
         sys.stdout.flush()
+        if more := _repeated() - before:
+            progress.say(f"{more} requests to the bucket were made again, because it was busy or out of reach")
         return 0
     except typer.Exit as stop:
         sys.stdout.flush()
@@ -93,6 +98,12 @@ def run(arguments: list[str] | None = None) -> int:
         if mended is None:
             raise
         return _failed(mended)
+
+
+def _repeated() -> int:
+    """Requests that were made again: a bucket may be asked for too much."""
+    bucket = sys.modules.get("curator.bucket")
+    return bucket.repeated() if bucket is not None else 0
 
 
 def _interrupted() -> int:
@@ -123,10 +134,15 @@ def _mendable(error: Exception) -> CuratorError | None:
         )
     if isinstance(error, PermissionError) or "Permission denied" in text or "os error 13" in text:
         return CuratorError(f"a file may not be read or written ({text})", "change its permissions or owner")
+    told = re.search(r"curator\.errors\.\w+: (.+?)(?:\n\s*mend: (.+))?\s*$", text, re.DOTALL)
+    if told is not None:  # what a bucket's file came to, out of the engine that read it
+        return CuratorError(told[1], told[2] or "run the same command again")
     if type(error).__module__ == "_duckdb" and (
         type(error).__name__ == "Error" or any(word in text for word in _DAMAGE)
     ):
-        return CuratorError(f"a file of the store is damaged ({text.splitlines()[0]})", "restore it from a backup")
+        lines = text.splitlines()  # of a traceback, as of a file of a bucket, the last says what it is
+        said = lines[-1 if lines[0].startswith("Traceback") else 0]
+        return CuratorError(f"a file of the store is damaged ({said})", "restore it from a backup")
     if isinstance(error, OSError) and error.errno is not None:
         return CuratorError(f"the file system refuses ({text})", "check the path, and that the disk is in order")
     return None

@@ -5,7 +5,6 @@ Each chunk is one commit. A commit that lost the race is made again, without the
 
 from __future__ import annotations
 
-import uuid
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     import deltalake
 
 _MOST_RACES = 20
+_COMPARED = ["image_id", "uri", "split", "label"]
 
 
 class ImageCommits:
@@ -47,18 +47,17 @@ class ImageCommits:
         Raises:
             CommitRaced: Another import gave one of the images another split or label.
         """
-        folder = self._store.path / "images"
         for _ in range(_MOST_RACES):
             for path in sorted(set(paths_of(self._table)) - self._compared):
-                rows = _left_to_add(rows, path)
+                rows = _left_to_add(rows, self._store.parquet(path, _COMPARED))
             if not rows.num_rows:
                 return
-            file = folder / f"{uuid.uuid4().hex}.parquet"
+            file = self._store.new_file("images")
             try:
                 pq.write_table(rows, file, compression="zstd")
-                delta.publish(self._table, [file], "images")
+                delta.publish(self._store.place, self._table, [file], "images")
             except CommitRaced:
-                file.unlink()
+                self._store.place.remove(file)
                 self._table = self._store.delta("images")
             except BaseException:
                 self._store.discard("images", file)
@@ -75,17 +74,15 @@ class ImageCommits:
         raise CommitRaced("other imports kept committing first", "run the same command again; it goes on where it was")
 
 
-def _left_to_add(rows: pa.Table, path: str) -> pa.Table:
-    """The rows that are not in a file that another import committed."""
-    columns = ["image_id", "uri", "split", "label"]
-    theirs = pq.read_table(path, columns=columns)
+def _left_to_add(rows: pa.Table, theirs: pa.Table) -> pa.Table:
+    """The rows that are not among those that another import committed."""
     same = theirs.filter(
         pc.or_(
             pc.is_in(theirs["image_id"], rows["image_id"]),
             pc.is_in(theirs["uri"], rows["uri"]),
         )
     )
-    mine = {row["uri"]: row for row in rows.select(columns).to_pylist()} if same.num_rows else {}
+    mine = {row["uri"]: row for row in rows.select(_COMPARED).to_pylist()} if same.num_rows else {}
     for row in same.to_pylist():
         if mine.get(row["uri"]) != row:
             raise CommitRaced(

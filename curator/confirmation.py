@@ -11,15 +11,16 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from functools import partial
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from curator import likeness, progress
 from curator.decode import UnreadableImage
-from curator.images import read_bytes
 from curator.likeness import Thumbnail
+from curator.reading import Asked, Reader, place_of
+from curator.roots import Root
 
 BATCH = 1000  # pairs
 SHOWN = 20
@@ -52,7 +53,7 @@ class Looked(NamedTuple):
     problems: list[dict[str, Any]]
 
 
-def look(pairs: Iterable[pa.Table], total: int, root: Path) -> Looked:
+def look(pairs: Iterable[pa.Table], total: int, root: Root) -> Looked:
     """Looks at both pictures of each pair.
 
     Args:
@@ -65,9 +66,9 @@ def look(pairs: Iterable[pa.Table], total: int, root: Path) -> Looked:
     problems: dict[int, dict[str, Any]] = {}
     compared = rejected = unconfirmed = 0
 
-    def read(place: dict[str, Any]) -> Thumbnail | str:
+    def read(asked: Asked, number: int) -> Thumbnail | str:
         try:
-            return likeness.thumbnail(read_bytes(root, **place))
+            return likeness.thumbnail(asked.take(number))
         except UnreadableImage as error:
             return str(error)
 
@@ -79,6 +80,7 @@ def look(pairs: Iterable[pa.Table], total: int, root: Path) -> Looked:
 
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
+        Reader(root) as reader,
         progress.progress("looking at pairs", total, "pairs") as advance,
     ):
         try:
@@ -87,7 +89,8 @@ def look(pairs: Iterable[pa.Table], total: int, root: Path) -> Looked:
                 places = dict(zip(nodes, table["here"].to_pylist(), strict=True))
                 places |= dict(zip(others, table["there"].to_pylist(), strict=True))
                 new = [image_id for image_id in places if image_id not in seen]
-                seen.update(zip(new, pool.map(read, [places[image_id] for image_id in new]), strict=True))
+                asked = reader.ask(place_of(places[image_id]) for image_id in new)
+                seen.update(zip(new, pool.map(partial(read, asked), range(len(new))), strict=True))
                 for image_id, place in places.items():
                     seen.move_to_end(image_id)
                     if isinstance(problem := seen[image_id], str) and len(problems) < SHOWN:

@@ -6,6 +6,7 @@ same state are told apart, and statistics that let readers pass over files.
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Sequence
@@ -13,11 +14,13 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import deltalake
+import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction, RemoveAction
 
 from curator.errors import StoreError
+from curator.place import Place
 
 
 class CommitRaced(StoreError):
@@ -25,6 +28,7 @@ class CommitRaced(StoreError):
 
 
 def publish(
+    place: Place,
     table: deltalake.DeltaTable,
     files: Sequence[Path],
     claim: str,
@@ -35,8 +39,9 @@ def publish(
     """Makes finished Parquet files part of a table, all of them in one commit.
 
     Args:
+        place: Where the store lies.
         table: The table at the version that the caller looked at when it decided what to write.
-        files: Parquet files below the table's folder.
+        files: Parquet files below the table's working folder, where they are shared already, or not yet.
         claim: What is being published. Of two processes that publish the same claim from the same state, one wins.
         replace: Whether they take the place of the files that the table has.
         gone: Paths, as the table names them, of files that leave it in the same commit.
@@ -46,20 +51,29 @@ def publish(
     Raises:
         CommitRaced: Another process published the claim in the meantime; nothing was changed.
     """
-    folder = Path(unquote(table.table_uri.removeprefix("file://")))
-    actions: list[AddAction | RemoveAction] = [_add_action(folder, file, not moved) for file in files]
-    actions += [RemoveAction(path, not moved, time.time_ns() // 1_000_000) for path in gone]
+    added = [_add_action(place, file, not moved) for file in files]
+    removed = [RemoveAction(path, not moved, time.time_ns() // 1_000_000) for path in gone]
+    place.share(files)
     turn = (table.transaction_version(claim) or 0) + 1
     try:
         table.create_write_transaction(
-            actions,
+            [*added, *removed],
             "overwrite" if replace else "append",
             table.schema(),
             commit_properties=deltalake.CommitProperties(app_transactions=[deltalake.Transaction(claim, turn)]),
         )
     except CommitFailedError:
-        mend = "run the same command again"
-        raise CommitRaced(f"another process published {claim} at the same time", mend) from None
+        # Over a network the answer of a commit may be lost; made once more it fails, against itself. What won is told
+        # by its files: their names are drawn anew each time.
+        newest = pa.table(deltalake.DeltaTable(table.table_uri, storage_options=place.options).get_add_actions())[
+            "path"
+        ].to_pylist()
+        if not {action.path for action in added} <= set(map(unquote, newest)):
+            mend = "run the same command again"
+            raise CommitRaced(f"another process published {claim} at the same time", mend) from None
+    except OSError as error:
+        raise place.failure(error) or error from None
+    place.release(files)
 
 
 def paths_of(table: deltalake.DeltaTable) -> list[str]:
@@ -67,9 +81,11 @@ def paths_of(table: deltalake.DeltaTable) -> list[str]:
     return sorted(unquote(uri.removeprefix("file://")) for uri in table.file_uris())
 
 
-def _add_action(folder: Path, file: Path, data_change: bool) -> AddAction:
+def _add_action(place: Place, file: Path, data_change: bool) -> AddAction:
     """Delta's record of one file, with the statistics that let other engines skip it."""
-    meta = pq.read_metadata(file)
+    with place.open(file) as opened:
+        meta = pq.read_metadata(opened)
+        size = opened.seek(0, io.SEEK_END)
     low: dict[str, int] = {}
     high: dict[str, int] = {}
     for group in (meta.row_group(i) for i in range(meta.num_row_groups)):
@@ -79,12 +95,11 @@ def _add_action(folder: Path, file: Path, data_change: bool) -> AddAction:
                 name = column.path_in_schema
                 low[name] = min(low.get(name, stats.min), stats.min)
                 high[name] = max(high.get(name, stats.max), stats.max)
-    state = file.stat()
     return AddAction(
-        path=file.resolve().relative_to(folder.resolve()).as_posix(),
-        size=state.st_size,
+        path=file.relative_to(place.work).as_posix().partition("/")[2],
+        size=size,
         partition_values={},
-        modification_time=int(state.st_mtime * 1000),
+        modification_time=time.time_ns() // 1_000_000,
         data_change=data_change,
         stats=json.dumps({"numRecords": meta.num_rows, "minValues": low, "maxValues": high}),
     )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import uuid
 from collections.abc import Callable
 from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
@@ -106,7 +105,7 @@ def keep(
 def _put(store: Store, con: duckdb.DuckDBPyConnection, name: str, want: Wanted, group: int) -> None:
     """Puts the rows of a generation in the place of those that it had."""
     table = store.delta(name)
-    file = store.path / name / f"{uuid.uuid4().hex}.parquet"
+    file = store.new_file(name)
     query = queries.text(name)
     try:
         rows = con.sql(query, params=queries.bind(con, query, want._asdict()))
@@ -115,7 +114,7 @@ def _put(store: Store, con: duckdb.DuckDBPyConnection, name: str, want: Wanted, 
             os.fsync(written.fileno())
         # A file that was merged holds other generations too. They come back when they are asked for.
         gone = _holding(table, want.generation)
-        delta.publish(table, [file], f"{name} of generation {want.generation}", gone=gone)
+        delta.publish(store.place, table, [file], f"{name} of generation {want.generation}", gone=gone)
     except BaseException:
         store.discard(name, file)
         raise

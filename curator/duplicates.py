@@ -16,7 +16,6 @@ import json
 import uuid
 from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -27,6 +26,7 @@ import pyarrow.parquet as pq
 
 from curator import confirmation, delta, neighbors, progress, queries
 from curator.errors import InputError
+from curator.roots import Root
 from curator.schema import DUPLICATES
 from curator.store import Store, Versions
 
@@ -146,8 +146,8 @@ def last_scan(store: Store, version: int | None = None) -> Scan | None:
     Returns:
         None where there was no scan.
     """
-    for file in store.files("duplicates", version):
-        stated = json.loads((pq.read_metadata(file).metadata or {}).get(_FOOTER, b"null"))
+    for footer in store.footers("duplicates", version):
+        stated = json.loads(footer.get(_FOOTER, b"null"))
         if stated is not None:
             # scans of earlier versions looked at no picture
             return Scan(**stated | {"rule": Rule(**{"confirm": False} | stated["rule"])})
@@ -193,7 +193,7 @@ def find(store: Store, rule: Rule = _DEFAULT, *, leaks_only: bool = False, dry_r
         return _answer(con, looked, leaks_only, not dry_run)
 
 
-def _scan(con: duckdb.DuckDBPyConnection, root: Path, rule: Rule, versions: Versions) -> tuple[Scan, pa.Table]:
+def _scan(con: duckdb.DuckDBPyConnection, root: Root, rule: Rule, versions: Versions) -> tuple[Scan, pa.Table]:
     """Compares the images; gives the rows of the table `duplicates`."""
     query = queries.text("duplicate_members")
     con.execute(f"create temp table members as {query}", {"structure": _STRUCTURE})
@@ -218,7 +218,7 @@ def _scan(con: duckdb.DuckDBPyConnection, root: Path, rule: Rule, versions: Vers
     return Scan(scan, rule, dict(versions), **counts), rows.cast(DUPLICATES.schema)
 
 
-def _confirm(con: duckdb.DuckDBPyConnection, root: Path) -> dict[str, Any]:
+def _confirm(con: duckdb.DuckDBPyConnection, root: Root) -> dict[str, Any]:
     """Leaves the members and edges of pictures that are copies; gives what the scan states about the looks."""
     con.execute(f"create temp table near as {queries.text('duplicate_near')}", {"most": NEAREST})
     con.execute(f"create temp table candidates as {queries.text('duplicate_candidates')}", {"most": NEAREST})
@@ -309,11 +309,11 @@ def groups(a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]) -> pa.Table:
 def _keep(store: Store, version: int, looked: Scan, rows: pa.Table) -> None:
     """Puts the rows in the place of those of the scan before."""
     table = store.delta("duplicates", version)
-    file = store.path / "duplicates" / f"{uuid.uuid4().hex}.parquet"
+    file = store.new_file("duplicates")
     stated = json.dumps(looked._asdict() | {"rule": looked.rule._asdict()})
     try:
         pq.write_table(rows.replace_schema_metadata({_FOOTER: stated.encode()}), file, compression="zstd")
-        delta.publish(table, [file], "duplicates", replace=True)
+        delta.publish(store.place, table, [file], "duplicates", replace=True)
     except BaseException:
         store.discard("duplicates", file)
         raise

@@ -151,7 +151,7 @@ def _tasks(
             wanted.model,
             wanted.init,
             wanted.changes,
-            resume=bool(checkpoints.steps(store.path / "models" / wanted.model)),
+            resume=bool(checkpoints.steps(store.place.bring(f"models/{wanted.model}"))),
             threads=threads,
             checkpoint_seconds=checkpoint_seconds,
             device=device,

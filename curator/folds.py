@@ -91,6 +91,7 @@ def run(
     folder = store.path / "folds" / name
     with alone(folder, f"training the folds of '{name}'"):
         parts = [Fold(name, number, folds, seed) for number in range(folds)]
+        store.place.anew(f"folds/{name}")
         file = folder / "run.json"
         if not file.exists() and store.rows("select 1 from held_out where run = $run limit 1", run=name):
             raise InputError(f"the labels of the run of folds '{name}' were not made here", "give another --name")
@@ -113,6 +114,7 @@ def run(
                 )  # fmt: skip
             problems += _label(store, part, plan, weights, threads, device, versions)
             shutil.rmtree(weights.parent)
+            store.place.mirror(folder)
     images = store.rows("select count(*) as n from held_out where run = $run", run=name)[0]["n"]
     top1 = held_out.top1(store, name)
     return Folded(name, folds, len(left), images, top1, single, len(problems), problems[:20])
@@ -162,6 +164,7 @@ def _check(
         unfinished = file.with_suffix(".unfinished")
         unfinished.write_text(json.dumps(about | {"versions": versions}, indent=1) + "\n", "utf-8")
         unfinished.rename(file)
+        store.place.share([file])
         return single
     differ = [what for what, value in about.items() if kept.get(what) != value]
     if differ:

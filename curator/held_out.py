@@ -57,6 +57,7 @@ def import_held_out(store: Store, file: str, run: str | None = None) -> HeldOut:
     check_name("run", run)
     folder = store.path / "folds" / run
     with alone(folder, f"making the run of folds '{run}'"):
+        store.place.bring(f"folds/{run}")
         if any(folder.iterdir()) or store.rows("select 1 from held_out where run = $run limit 1", run=run):
             raise InputError(f"there is a run of folds '{run}'", "give another --name; runs are never changed")
         rejected = label_file.Rejected(0)

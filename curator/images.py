@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-import stat
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,6 +20,7 @@ from curator import progress, queries, sources
 from curator.commits import ImageCommits
 from curator.decode import UnreadableImage, scan
 from curator.errors import InputError, some, suggestion
+from curator.reading import Asked, Reader, place_of
 from curator.schema import IMAGES
 from curator.store import Store
 
@@ -42,33 +43,6 @@ class Added(NamedTuple):
     problems: list[dict[str, str]]
 
 
-def read_bytes(root: Path, uri: str, shard: str | None, byte_offset: int | None, byte_length: int | None) -> bytes:
-    """The encoded bytes of an image.
-
-    Raises:
-        UnreadableImage: The file is missing, not readable, not a regular file, or ends before the byte range does.
-    """
-    try:
-        # opened so that a named pipe called x.jpg does not wait for a writer
-        file = os.open(root / (shard or uri), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            state = os.fstat(file)
-            if not stat.S_ISREG(state.st_mode):
-                raise UnreadableImage("not a regular file")
-            if shard is None:
-                byte_offset, byte_length = 0, state.st_size
-            first, length = byte_offset or 0, byte_length or 0
-            if first < 0 or length < 0 or first + length > state.st_size:
-                raise UnreadableImage("its byte range is not inside the shard")
-            return os.pread(file, length, first)
-        finally:
-            os.close(file)
-    except OSError as error:
-        raise UnreadableImage(error.strerror or str(error)) from None
-    except ValueError as error:  # a zero byte in the name; UnreadableImage is a ValueError too
-        raise UnreadableImage(str(error)) from None
-
-
 def add_images(
     store: Store,
     source: str,
@@ -82,7 +56,7 @@ def add_images(
 
     Args:
         store: The store.
-        source: A folder, tar shards or a listing, see `sources.read`.
+        source: A folder, tar shards or a listing, by path or URL, see `sources.read`.
         split: labeled, unlabeled or holdout.
         labels: "folder" for a class per sub-folder, or a table file with `uri` (or the path inside the source) and
             `label`. Folders and shards of labeled and holdout images use "folder" unless told otherwise.
@@ -97,6 +71,8 @@ def add_images(
     Raises:
         InputError: The source does not fit the store; nothing was added.
     """
+    source = sources.local(source)
+    labels = labels and sources.local(labels)
     listing = Path(source) if Path(source).suffix.lower() in sources.LISTING_SUFFIXES else None
     if listing is not None and not listing.is_file():
         listing = None
@@ -273,12 +249,15 @@ def _commit(store: Store, con: duckdb.DuckDBPyConnection, commits: ImageCommits,
     query = "select image_id, uri, shard, byte_offset, byte_length, split, label from incoming order by position"
     with (
         ThreadPoolExecutor((os.cpu_count() or 1) + 1) as pool,
+        Reader(store.root) as reader,
         progress.progress("scanning" if scan else "adding", new) as advance,
     ):
         try:
             for chunk in queries.batches(con, query, _CHUNK):
                 rows: list[dict[str, Any]] = chunk.to_pylist()
-                found = pool.map(lambda row: _scan(store.root, row), rows) if scan else map(_unscanned, rows)
+                if scan:
+                    asked = reader.ask(map(place_of, rows))
+                found = pool.map(partial(_scan, asked), range(len(rows))) if scan else map(_unscanned, rows)
                 now = dt.datetime.now(dt.UTC)
                 for row, seen in zip(rows, found, strict=True):
                     row.update(seen, added_at=now)
@@ -293,9 +272,9 @@ def _unscanned(row: dict[str, Any]) -> dict[str, Any]:
     return {"status": "unscanned", "problem": None, "byte_length": row["byte_length"]}
 
 
-def _scan(root: Path, row: dict[str, Any]) -> dict[str, Any]:
+def _scan(asked: Asked, number: int) -> dict[str, Any]:
     try:
-        data = read_bytes(root, row["uri"], row["shard"], row["byte_offset"], row["byte_length"])
+        data = asked.take(number)
         seen = scan(data)
     except UnreadableImage as error:
         return {"status": "unreadable", "problem": str(error)}

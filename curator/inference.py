@@ -12,8 +12,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +22,10 @@ from curator.augment import center_crop, single_threaded
 from curator.decode import UnreadableImage, decode
 from curator.engines import Engine, Torch, cores, keep_memory, probabilities
 from curator.errors import CuratorError
-from curator.images import read_bytes
 from curator.network import Network, leave_a_core
+from curator.reading import Asked, Reader, place_of
 from curator.recipes import Recipe
+from curator.roots import Root
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -52,7 +52,7 @@ class Pictures(NamedTuple):
 def predict(
     network: Network,
     recipe: Recipe,
-    root: Path,
+    root: Root,
     tables: Iterable[pa.Table],
     threads: int | None = None,
     engine: Engine | None = None,
@@ -82,11 +82,12 @@ def predict(
         yield from _in_order(pool, partial(_answer, engine), batches, engine.at_once)
 
 
-def decoded(recipe: Recipe, root: Path, tables: Iterable[pa.Table], threads: int | None = None) -> Generator[Pictures]:
+def decoded(recipe: Recipe, root: Root, tables: Iterable[pa.Table], threads: int | None = None) -> Generator[Pictures]:
     """The pictures of batches, in order, read and decoded by threads that are a few batches ahead."""
     threads = threads or cores()
-    with ThreadPoolExecutor(threads, "decode", single_threaded) as pool:
-        yield from _in_order(pool, partial(pictures, root, recipe=recipe), tables, threads)
+    with ThreadPoolExecutor(threads, "decode", single_threaded) as pool, Reader(root) as reader:
+        asked = ((table, _ask(reader, table)) for table in tables)
+        yield from _in_order(pool, partial(_decoded, recipe), asked, threads)
 
 
 def _in_order(pool: ThreadPoolExecutor, work: Callable[[_T], _R], given: Iterable[_T], ahead: int) -> Generator[_R]:
@@ -104,15 +105,24 @@ def _in_order(pool: ThreadPoolExecutor, work: Callable[[_T], _R], given: Iterabl
             future.cancel()
 
 
-def pictures(root: Path, table: pa.Table, recipe: Recipe) -> Pictures:
+def pictures(root: Root, table: pa.Table, recipe: Recipe) -> Pictures:
     """Reads the pictures of one batch as the recipe's network is to see them in a test."""
+    with Reader(root) as reader:
+        return _decoded(recipe, (table, _ask(reader, table)))
+
+
+def _ask(reader: Reader, table: pa.Table) -> Asked:
+    return reader.ask(map(place_of, table.select(["uri", "shard", "byte_offset", "byte_length"]).to_pylist()))
+
+
+def _decoded(recipe: Recipe, batch: tuple[pa.Table, Asked]) -> Pictures:
+    table, asked = batch
     size = recipe.network.test_resolution
     pixels = np.empty((table.num_rows, size, size, 3), np.uint8)
     failed: dict[int, str] = {}
-    places: list[dict[str, Any]] = table.select(["uri", "shard", "byte_offset", "byte_length"]).to_pylist()
-    for i, place in enumerate(places):
+    for i in range(table.num_rows):
         try:
-            center_crop(decode(read_bytes(root, **place)), size, recipe.test_crop, pixels[i])
+            center_crop(decode(asked.take(i)), size, recipe.test_crop, pixels[i])
         except UnreadableImage as error:
             failed[i] = str(error)
     good = np.setdiff1d(np.arange(table.num_rows), np.fromiter(failed, np.int64, len(failed)))

@@ -54,6 +54,7 @@ def read(
     classes = len(store.classes())
     if not classes:
         raise InputError("the store has no classes yet", "curator init --classes FILE, or add labeled images first")
+    file = sources.local(file)
     keys, total = _rows_of(con, Path(file), queries.text(query), values)
     with progress.progress("importing soft labels", total, "rows") as advance:
         for batch in sources.table_batches(Path(file), (), rows=_BATCH):

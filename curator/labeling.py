@@ -19,7 +19,7 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -38,9 +38,14 @@ from curator.recipes import Recipe
 from curator.schema import SPLITS
 from curator.store import Store
 
+if TYPE_CHECKING:
+    import duckdb
+
 PART_SECONDS = 30.0
 # Images that are summarized at once, for many classes fewer: with a batch alone the calls would take most of the time.
 _CHUNK = 1024
+_NO_IDS = pa.schema({"image_id": pa.int64()}).empty_table()
+_NO_PARTS = pa.schema({"image_id": pa.int64(), "part": pa.int32()}).empty_table()
 _AHEAD = 4  # chunks that may wait for the writer
 
 
@@ -61,7 +66,7 @@ class Labeled(NamedTuple):
 class _Share(NamedTuple):
     """What one rank did."""
 
-    parts: list[Path]
+    parts: list[str]  # their names: another host may have another working folder
     images: int
     problems: list[str]
     seconds: float
@@ -145,7 +150,7 @@ class _Run:
             for unfinished in folder.glob("*.unfinished"):
                 unfinished.unlink()
         # Looked up by one rank, so that all share out the same list.
-        names = sorted(part.name for part in folder.glob("part-*.parquet"))
+        names = store.place.names(folder.relative_to(store.path).as_posix(), "part-*.parquet")
         self.versions, names = ranks.gather((store.versions(), names))[0]
         self.table = store.delta("labels", self.versions["labels"])
         published = {Path(uri).name for uri in self.table.file_uris() if Path(uri).parent.name == folder.name}
@@ -158,13 +163,14 @@ class _Run:
     ) -> Labeled:
         """Labels what is left, and publishes it when all ranks are done."""
         ranks, engine, own = self.ranks, None, _Share([], 0, [], 0.0)
-        resumed = sum(pq.read_metadata(part).num_rows for part in self.parts)
-        if resumed:
-            progress.say(f"going on: {resumed} images were labeled by a run that did not finish")
         con = self.store.connect(self.versions)
         try:
             check_generation(con, self.generation, self.model)
-            con.register("staged", _ids(self.parts))
+            staged = self._staged(con)
+            con.register("staged", staged)
+            resumed = staged.num_rows
+            if resumed:
+                progress.say(f"going on: {resumed} images were labeled by a run that did not finish")
             query = queries.text("unlabeled_by")
             values = {"generation": self.generation, "splits": self.splits}
             total = queries.rows(con, f"select count(*) as n from ({query})", **values)[0]["n"]
@@ -185,7 +191,7 @@ class _Run:
         finally:
             con.close()
         shares = ranks.gather(own)
-        parts = [*self.parts, *(part for share in shares for part in share.parts)]
+        parts = [*self.parts, *(self.folder / name for share in shares for name in share.parts)]
         images = sum(share.images for share in shares)
         problems = [problem for share in shares for problem in share.problems]
         if parts and ranks.first:
@@ -209,6 +215,34 @@ class _Run:
             len(problems),
             problems[:20],
         )
+
+    def _staged(self, con: duckdb.DuckDBPyConnection) -> pa.Table:
+        """The image_ids of the parts that are written but not published.
+
+        A run on another machine that published first leaves parts behind of what is labeled by now: they go, and what
+        two have written goes with a later run.
+        """
+        found = [self._read_ids(part) for part in self.parts]
+        numbered = [ids.append_column("part", pa.array([n] * ids.num_rows, pa.int32())) for n, ids in enumerate(found)]
+        con.register("staged", pa.concat_tables([_NO_PARTS, *numbered]))
+        query = (
+            "select distinct part from staged where image_id in"
+            " (select image_id from stored_labels where generation = $generation)"
+        )
+        late = {row["part"] for row in queries.rows(con, query, generation=self.generation)}
+        # Of two machines that were both stopped before they published, the first one's parts go on.
+        query = "select distinct part from staged qualify part > min(part) over (partition by image_id)"
+        double = {row["part"] for row in queries.rows(con, query)}
+        self.ranks.wait()  # each rank has read them
+        for number in sorted(late) if self.ranks.first else []:
+            self.store.place.remove(self.parts[number])
+        kept = [number for number in range(len(found)) if number not in late | double]
+        self.parts = [self.parts[number] for number in kept]
+        return pa.concat_tables([_NO_IDS, *(found[number] for number in kept)])
+
+    def _read_ids(self, part: Path) -> pa.Table:
+        with self.store.place.open(part) as file:
+            return pq.read_table(file, columns=["image_id"])
 
     def _engine(self, wanted: str, network: Network, recipe: Recipe, first: pa.Table, total: int) -> Engine:
         """The engine: rank 0 chooses it, and each rank proves it for itself, on the same first batch."""
@@ -254,7 +288,7 @@ class _Run:
             except BaseException:
                 work.abandon()  # whole parts stay for the next run
                 raise
-        return _Share(parts, work.images, work.problems, time.perf_counter() - began)
+        return _Share([part.name for part in parts], work.images, work.problems, time.perf_counter() - began)
 
 
 class _Work:
@@ -327,7 +361,10 @@ class _Work:
             writer = PartWriter(self._run.folder / name, self._classes)
             try:
                 writer.write(pa.concat_tables(self._waiting[split]))
-                self._parts.append(writer.finish())
+                part = writer.finish()
+                self._run.store.place.share([part])
+                self._run.store.place.release([part])
+                self._parts.append(part)
             except BaseException:
                 writer.abandon()
                 raise
@@ -339,9 +376,3 @@ def _engine_of(name: str) -> str:
     """The engine that computed a part, by its name; parts of the first version, which name none, are torch's."""
     fields = name.split("-")
     return fields[2] if len(fields) == 5 else "torch"
-
-
-def _ids(parts: list[Path]) -> pa.Table:
-    """The image_ids of parts that are written but not published."""
-    schema = pa.schema({"image_id": pa.int64()})
-    return pa.concat_tables([schema.empty_table(), *(pq.read_table(part, columns=["image_id"]) for part in parts)])

@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -115,19 +115,18 @@ class PartWriter:
 _PROBS = "top_probs.list.element"
 
 
-def add_counts(parts: Sequence[Path], generation: int, histogram: Histogram) -> bool:
+def add_counts(footers: Iterable[Mapping[bytes, bytes]], generation: int, histogram: Histogram) -> bool:
     """Adds the counts of a generation's confidences that stand in the footers of its parts.
 
     Args:
-        parts: All parts of the labels table.
+        footers: What stands in the footers of all parts of the labels table.
         generation: The generation.
         histogram: What to add them to.
 
     Returns:
         Whether they were all there; if not, the histogram is of no use.
     """
-    for part in parts:
-        metadata = pq.read_metadata(part).metadata or {}
+    for metadata in footers:
         # A part that somebody else wrote, or that was merged with others, says nothing, and may be of any generation.
         if _COUNTS not in metadata:
             return False
@@ -174,7 +173,7 @@ def check_generation(con: duckdb.DuckDBPyConnection, generation: int, model: str
 
 def publish(store: Store, table: deltalake.DeltaTable, parts: list[Path], generation: int) -> None:
     """Makes the parts of a generation visible in one commit."""
-    delta.publish(table, parts, f"generation {generation}")
+    delta.publish(store.place, table, parts, f"generation {generation}")
 
 
 def import_labels(store: Store, file: str, generation: int, model: str, max_rejected: int = 0) -> Imported:
@@ -198,6 +197,7 @@ def import_labels(store: Store, file: str, generation: int, model: str, max_reje
         raise InputError(f"--max-rejected {max_rejected} is negative", "give the number of rows that may be left out")
     versions = store.versions()
     con = store.connect(versions)
+    (store.path / "labels").mkdir(exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".import-g{generation:03d}-", dir=store.path / "labels"))
     try:
         known = check_generation(con, generation, model)
@@ -232,7 +232,7 @@ def _publish_import(
     except CommitRaced:
         # Only here is it certain that no commit names them.
         for part in moved:
-            part.unlink()
+            store.place.remove(part)
         with suppress(OSError):
             folder.rmdir()
         raise

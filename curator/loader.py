@@ -13,8 +13,9 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -34,11 +35,13 @@ from curator.augment import (
     single_threaded,
 )
 from curator.batches import Batch, Piece, Slots, Statistics
+from curator.bucket import AT_ONCE
 from curator.decode import Box, UnreadableImage, decode_crop
 from curator.errors import CuratorError, InputError, some
-from curator.images import read_bytes
+from curator.reading import Asked, Reader, is_far
 from curator.recipes import Recipe
-from curator.rows import Place, Rows
+from curator.roots import Root
+from curator.rows import Part, Rows
 from curator.store import Store
 
 Noise = Augmentation | CentreCrop
@@ -48,6 +51,8 @@ _LEAST, _MOST = 8, 64  # images of a piece of work, of which batches are made
 
 # Step, and the positions of each stream.
 _Spans = tuple[int, list[tuple[int, int]]]
+# Row numbers of a piece, what is known of them, and their pictures, which are asked for.
+_Found = tuple[npt.NDArray[np.int64], Part, Asked]
 
 
 class ManifestLoader:
@@ -74,7 +79,7 @@ class ManifestLoader:
 
     def __init__(
         self,
-        root: Path,
+        root: Root,
         streams: list[tuple[Rows, int]],
         noise: Noise | list[Noise],
         classes: int,
@@ -251,17 +256,20 @@ class ManifestLoader:
         """Makes batches ahead of the consumer."""
         self._failed |= self.statistics.failures.keys()  # those that a resumed run knew before
         piece = min(_MOST, max(_LEAST, math.ceil(self.batch_size / self.world / self.threads / 2)))
-        ahead = 1 + math.ceil(2 * self.threads * piece * self.world / self.batch_size)
+        far = any(is_far(self.root, rows.read(np.zeros(1, np.int64)).places[0]) for rows, _ in self.streams)
+        under_way = max(2 * self.threads * piece, 2 * AT_ONCE if far else 0)  # pictures
+        ahead = 1 + math.ceil(under_way * self.world / self.batch_size)
         buffers: list[npt.NDArray[np.uint8]] = []
         waiting: deque[Slots] = deque()
         pool = ThreadPoolExecutor(self.threads, "loader", single_threaded)
         try:
-            for step, spans in work:
-                waiting.append(self._submit(pool, step, spans, piece, self._buffer(buffers, ahead)))
-                if len(waiting) > ahead:
+            with Reader(self.root) as reader:
+                for step, spans in work:
+                    waiting.append(self._submit(pool, reader, far, step, spans, piece, self._buffer(buffers, ahead)))
+                    if len(waiting) > ahead:
+                        yield self._finish(waiting.popleft())
+                while waiting:
                     yield self._finish(waiting.popleft())
-            while waiting:
-                yield self._finish(waiting.popleft())
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -280,6 +288,8 @@ class ManifestLoader:
     def _submit(
         self,
         pool: ThreadPoolExecutor,
+        reader: Reader,
+        far: bool,
         step: int,
         spans: list[tuple[int, int]],
         most: int,
@@ -292,7 +302,9 @@ class ManifestLoader:
         for stream, (first, last) in enumerate(spans):
             for at in range(first, last, most):
                 piece = Piece(stream, at, min(at + most, last), slot)
-                slots.pieces.append(pool.submit(self._fill, piece, slots))
+                find = partial(self._find, reader, piece)
+                found = reader.early(find).result if far else find
+                slots.pieces.append(pool.submit(self._fill, piece, slots, found))
                 slot += piece.last - piece.first
         return slots
 
@@ -306,44 +318,48 @@ class ManifestLoader:
             self._check_failures(slots.image_ids[~slots.there].tolist())
         return slots.batch()
 
-    def _fill(self, piece: Piece, slots: Slots) -> None:
+    def _find(self, reader: Reader, piece: Piece) -> _Found:
+        """The rows of a piece; their pictures are asked for, but those that are kept."""
+        rows = self.streams[piece.stream][0]
+        chosen = rows.at(np.arange(piece.first, piece.last), self.seed)
+        part = rows.read(chosen)
+        kept = {number for number, row in enumerate(chosen.tolist()) if (piece.stream, row) in self._cache}
+        return chosen, part, reader.ask(part.places, kept)
+
+    def _fill(self, piece: Piece, slots: Slots, find: Callable[[], _Found]) -> None:
         """One piece of a batch, in one thread."""
         began = time.perf_counter()
         (rows, _), noise = self.streams[piece.stream], self.noise[piece.stream]
         positions = np.arange(piece.first, piece.last)
-        chosen = rows.at(positions, self.seed)
-        part = rows.read(chosen)
+        chosen, part, asked = find()
         here = slice(piece.slot, piece.slot + len(positions))
         slots.image_ids[here], slots.weight[here] = part.image_id, part.weight
         slots.targets[here] = softlabels.expand(part.classes, part.probs, part.tail, self.classes, rows.temperature)
         uniforms = draws.uniforms(draws.key(self.seed, "augment", rows.name), positions, DRAWS).tolist()
         spent = Statistics(collate=time.perf_counter() - began)
-        for slot, row, place, image_id, numbers in zip(
-            range(here.start, here.stop),
-            chosen.tolist(),
-            part.places,
-            part.image_id.tolist(),
-            uniforms,
-            strict=True,
-        ):
-            try:
-                crop = self._crop((piece.stream, row), place, noise, numbers, spent)
-            except UnreadableImage as error:
-                inside = f" (in {place.shard})" if place.shard and not place.uri.startswith(place.shard) else ""
-                spent.failures[image_id] = f"{place.uri}: {error}{inside}"
-                continue
-            began = time.perf_counter()
-            if isinstance(noise, CentreCrop):
-                center_crop(crop, noise.size, noise.share, slots.images[slot])
-            else:
-                distort(crop, noise, numbers, slots.images[slot])
-            spent.augment += time.perf_counter() - began
-            slots.there[slot] = True
+        with asked:
+            for number, (row, place, image_id, numbers) in enumerate(
+                zip(chosen.tolist(), part.places, part.image_id.tolist(), uniforms, strict=True)
+            ):
+                slot = piece.slot + number
+                try:
+                    crop = self._crop((piece.stream, row), partial(asked.take, number), noise, numbers, spent)
+                except UnreadableImage as error:
+                    inside = f" (in {place.shard})" if place.shard and not place.uri.startswith(place.shard) else ""
+                    spent.failures[image_id] = f"{place.uri}: {error}{inside}"
+                    continue
+                began = time.perf_counter()
+                if isinstance(noise, CentreCrop):
+                    center_crop(crop, noise.size, noise.share, slots.images[slot])
+                else:
+                    distort(crop, noise, numbers, slots.images[slot])
+                spent.augment += time.perf_counter() - began
+                slots.there[slot] = True
         with self._lock:
             self.statistics.add(spent)
 
     def _crop(
-        self, key: tuple[int, int], place: Place, noise: Noise, numbers: list[float], spent: Statistics
+        self, key: tuple[int, int], take: Callable[[], bytes], noise: Noise, numbers: list[float], spent: Statistics
     ) -> npt.NDArray[np.uint8]:
         """The pixels of an image that its noise asks for; a small image is decoded whole, and kept."""
         picture = self._cache.get(key)
@@ -356,7 +372,7 @@ class ManifestLoader:
                 return (0, 0, width, height) if small else _box(width, height, noise, numbers)
 
             began = time.perf_counter()
-            data = read_bytes(self.root, *place)
+            data = take()
             read = time.perf_counter()
             picture = decode_crop(data, choose)
             spent.read += read - began

@@ -14,6 +14,7 @@ import datetime as dt
 import json
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,11 +22,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curator import checks, digests, duplicates, policies, progress, queries, selection
-from curator.delta import paths_of
 from curator.errors import AnswerIsNo, InputError, some, suggestion
 from curator.lock import alone
 from curator.names import check_name
 from curator.parameters import DEFAULTS, Parameters
+from curator.place import Place
 from curator.schema import MANIFEST_ROW, MANIFESTS
 from curator.store import ABSENT, Store, Versions
 
@@ -42,12 +43,23 @@ class Manifest(NamedTuple):
     """A manifest that was built, found or, in a dry run, only thought of."""
 
     name: str
-    path: Path
+    place: Place
+    folder: str  # below the place
     generation: int
     rows: int
     unique_images: int
     sha256: str | None
     lineage: dict[str, Any]
+
+    @property
+    def path(self) -> Path:
+        """The folder of its files, on this machine."""
+        return self.place.bring(self.folder)
+
+    @property
+    def uri(self) -> str:
+        """Where others find its files."""
+        return self.place.uri(self.folder)
 
     @property
     def classes(self) -> list[dict[str, Any]]:
@@ -75,6 +87,7 @@ def build(
     as_of: str | None = None,
     strict: bool = False,
     dry_run: bool = False,
+    master: str | None = None,
 ) -> Manifest:
     """Selects, balances, writes and publishes a manifest.
 
@@ -86,6 +99,7 @@ def build(
             parameters stand where `options` says nothing.
         strict: Whether a short or empty class is a reason to write nothing.
         dry_run: Whether to write nothing anyway.
+        master: Where Spark is to select, e.g. local[2], see spark.py; None selects with DuckDB. The rows are the same.
 
     Raises:
         InputError: An option is wrong, nothing can be selected, or the name is taken by other content.
@@ -105,13 +119,16 @@ def build(
     versions = store.versions() | recorded["tables"]
     con = store.connect(versions)
     # The kept rows lie outside the store: a dry run writes nothing there.
-    with tempfile.TemporaryDirectory(prefix="curator-selection-") as kept, contextlib.closing(con):
+    with (
+        tempfile.TemporaryDirectory(prefix="curator-selection-") as kept,
+        contextlib.closing(con),
+        contextlib.ExitStack() as running,
+    ):
         parameters = dataclasses.replace(parameters, generation=selection.generation(con, asked))
         if calibrated is not None:
             found = selection.temperature(con, parameters.generation) if calibrated else None
             parameters = dataclasses.replace(parameters, calibration=found)
         name = name or f"g{parameters.generation}-{parameters.per_class}"
-        path = store.path / "manifests" / name
         published = _published(store, name)
         alike = next((other for other in _names(store) if other.lower() == name.lower() and other != name), None)
         if alike is not None:
@@ -119,15 +136,25 @@ def build(
         if published is not None and not dry_run:
             _check_options(published, parameters)
         progress.say(f"selecting from generation {parameters.generation}")
-        selection.prepare(con, parameters)
-        read_earlier(store, con, parameters)
-        parts = [Path(path) for path in paths_of(store.delta("labels", versions["labels"]))]
-        sql = selection.select(con, parameters, Path(kept), parts)
-        lineage = selection.lineage(con, parameters, versions, sql)
+        selection.prepare(con, parameters, "table" if master is None else "view")
+        earlier = read_earlier(store, con, parameters)
+        spark = None
+        if master is None:
+            ask: selection.Ask = partial(queries.rows, con)
+            sql = selection.select(con, parameters, Path(kept), store.footers("labels", versions["labels"]))
+        else:
+            from curator.spark import Engine, session
+
+            parts = {table: store.files(table, versions[table]) for table in selection.INPUTS}
+            spark = Engine(
+                running.enter_context(session(master, Path(kept))), Path(kept), con, parts | {policies.EARLIER: earlier}
+            )
+            ask, sql = spark.rows, spark.select(parameters)
+        lineage = selection.lineage(ask, parameters, versions, sql)
         lineage["near_duplicates"] = _near_duplicates(store, con, versions)
         rows = sum(c["rows"] for c in lineage["classes"])
         unique = sum(c["kept"] for c in lineage["classes"])
-        manifest = Manifest(name, path, parameters.generation, rows, unique, None, lineage)
+        manifest = Manifest(name, store.place, f"manifests/{name}", parameters.generation, rows, unique, None, lineage)
         if strict and (manifest.short_classes or manifest.empty_classes):
             raise AnswerIsNo(
                 f"{len(manifest.short_classes)} classes have fewer images to choose from than {parameters.per_class} "
@@ -144,7 +171,10 @@ def build(
                 "lower --min-confidence, widen --where, set the policy's parameters with --set, or label the unlabeled "
                 "split first",
             )
-        return manifest if dry_run else _publish(store, con, manifest, parameters)
+        if dry_run:
+            return manifest
+        ranked = queries.text("manifest_rows") if spark is None else spark.ranked(parameters)
+        return _publish(store, con, manifest, parameters, ranked, {"engine": spark.name} if spark else {})
 
 
 def find(store: Store, name: str, con: duckdb.DuckDBPyConnection | None = None) -> Manifest:
@@ -189,6 +219,8 @@ def check(store: Store, name: str | None = None) -> list[checks.Verdict]:
         InputError: There is none of that name.
     """
     asked = [find(store, each) for each in (_names(store) if name is None else [name])]
+    for each in asked:  # what others read is checked, and not a copy of it on this machine
+        store.place.release((store.path / each.folder).glob("*.parquet"))
     con = store.connect()
     try:
         return [
@@ -213,7 +245,7 @@ def files(manifest: Manifest) -> list[Path]:
         raise InputError(what, mend) from None
     if rows != manifest.unique_images:
         raise InputError(
-            f"the files in '{manifest.path}' hold {rows} of the {manifest.unique_images} rows of the manifest", mend
+            f"the files in '{manifest.uri}' hold {rows} of the {manifest.unique_images} rows of the manifest", mend
         )
     return found
 
@@ -232,7 +264,8 @@ def _read(store: Store, row: dict[str, Any]) -> Manifest:
     """The manifest that a row of the manifests table tells of."""
     return Manifest(
         row["name"],
-        store.path / row["path"],
+        store.place,
+        row["path"],
         row["generation"],
         row["rows"],
         row["unique_images"],
@@ -261,15 +294,20 @@ def _with_later_tables(lineage: dict[str, Any]) -> dict[str, Any]:
     return lineage
 
 
-def read_earlier(store: Store, con: duckdb.DuckDBPyConnection, parameters: Parameters) -> None:
+def read_earlier(store: Store, con: duckdb.DuckDBPyConnection, parameters: Parameters) -> list[str]:
     """Gives a policy that names another manifest in its parameter $manifest that one's rows.
+
+    Returns:
+        The other manifest's files; none where the policy names none.
 
     Raises:
         InputError: There is no such manifest, or its files are not whole.
     """
-    if "manifest" in parameters.settings:
-        earlier = find(store, str(parameters.settings["manifest"]))
-        con.read_parquet([str(file) for file in files(earlier)]).create_view(policies.EARLIER)
+    if "manifest" not in parameters.settings:
+        return []
+    earlier = [str(file) for file in files(find(store, str(parameters.settings["manifest"])))]
+    con.read_parquet(earlier).create_view(policies.EARLIER)
+    return earlier
 
 
 def differences(there: Manifest, parameters: Parameters) -> list[str]:
@@ -302,33 +340,42 @@ def _publish(
     con: duckdb.DuckDBPyConnection,
     manifest: Manifest,
     parameters: Parameters,
+    ranked: str,
+    made: dict[str, str],
 ) -> Manifest:
     """Writes the files, moves them into place and commits the row, or finds the same content there."""
-    manifest.path.parent.mkdir(exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{manifest.name}-", dir=manifest.path.parent))
+    above = store.path / "manifests"
+    above.mkdir(exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{manifest.name}-", dir=above))
     try:
         staging.chmod(0o755)
-        sha256 = _write(con, manifest, parameters, staging)
+        sha256 = _write(con, manifest, parameters, ranked, staging)
         checks.expect_sound(con, staging, parameters)
-        lineage = manifest.lineage | {"sha256": sha256}
+        lineage = manifest.lineage | {"sha256": sha256} | made  # the files do not say which engine, and so are the same
         (staging / LINEAGE_FILE).write_text(json.dumps(lineage, indent=1) + "\n", "utf-8")
-        manifest = manifest._replace(sha256=sha256, lineage=lineage)
-        with alone(manifest.path.parent):
+        folder = store.place.own_folder(manifest.folder, sha256)
+        manifest = manifest._replace(sha256=sha256, lineage=lineage, folder=folder)
+        with alone(above):
+            table = store.delta("manifests")
             published = _published(store, manifest.name)
             if published is not None:
                 _check_options(published, parameters)
                 if published.sha256 != sha256:
                     raise _taken(manifest.name, "the store has changed since")
-                if published.path.exists():
+                if store.place.files(published.folder):
                     progress.say(f"the manifest '{manifest.name}' is there already, with the same content")
                     return published
-            elif manifest.path.exists():  # left by a build that died before its commit
-                shutil.rmtree(manifest.path)
-            staging.rename(manifest.path)
+            place = store.path / (published.folder if published is not None else folder)
+            if place.exists():  # left by a build that died before its commit
+                shutil.rmtree(place)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            staging.rename(place)
+            store.place.mirror(place)
             if published is not None:
                 progress.say(f"the files of the manifest '{manifest.name}' were gone and are there again")
                 return published
-            store.append("manifests", pa.Table.from_pylist([_row(manifest)], MANIFESTS.schema))
+            row = pa.Table.from_pylist([_row(manifest)], MANIFESTS.schema)
+            store.claim("manifests", row, f"manifest {manifest.name}", table)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return manifest
@@ -338,7 +385,7 @@ def _row(manifest: Manifest) -> dict[str, Any]:
     """The manifest's row in the manifests table."""
     return {
         "name": manifest.name,
-        "path": f"manifests/{manifest.name}",
+        "path": manifest.folder,
         "generation": manifest.generation,
         "per_class": manifest.lineage["parameters"]["per_class"],
         "rows": manifest.rows,
@@ -349,14 +396,16 @@ def _row(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _write(con: duckdb.DuckDBPyConnection, manifest: Manifest, parameters: Parameters, folder: Path) -> str:
-    """Writes the rows as Parquet files and returns their sha256."""
+def _write(
+    con: duckdb.DuckDBPyConnection, manifest: Manifest, parameters: Parameters, ranked: str, folder: Path
+) -> str:
+    """Writes the rows that a query gives as Parquet files and returns their sha256."""
     digest = digests.begin(parameters.changed)
     footer = {FOOTER_KEY: json.dumps(manifest.lineage, sort_keys=True)}
     written = 0
     last = (-1, 0.0, 0)
     writer: pq.ParquetWriter | None = None
-    batches = queries.batches(con, queries.text("manifest_rows"), _BATCH, **parameters.bound)
+    batches = queries.batches(con, ranked, _BATCH, **parameters.bound)
     with progress.progress("writing the manifest", manifest.unique_images, "rows") as advance:
         for batch in batches:
             last = checks.expect_order(batch, last)

@@ -21,7 +21,7 @@ def check_path(path: Path) -> None:
         StoreError: It is a URL, or deltalake cannot read tables there.
     """
     if re.match(r"\w{2,}:/", str(path)):  # Path makes one slash of two
-        raise StoreError(f"the store '{path}' is a URL, and only folders can be read so far", "use a local folder")
+        raise StoreError(f"'{path}' is a URL that became a path on its way", "give it as text")
     found = _UNFIT.search(str(path.absolute()))
     if found:
         what = f"a store cannot lie at {str(path.absolute())!r}, because of the {found.group()!r} in its path"

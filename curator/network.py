@@ -172,6 +172,11 @@ def save(network: nn.Module, path: Path) -> str:
     return digest
 
 
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def load(store: Store, model: str) -> tuple[Network, Recipe, dict[str, Any]]:
     """A registered model, in eval mode.
 
@@ -193,14 +198,16 @@ def load(store: Store, model: str) -> tuple[Network, Recipe, dict[str, Any]]:
     row = rows[0]
     if row["weights"] is None:
         raise InputError(f"the model '{model}' was named by an import and has no weights", "use a model trained here")
-    path = store.path / row["weights"]
+    path, where = store.place.bring(row["weights"]), store.place.uri(row["weights"])
+    if store.place.far and path.is_file() and _sha256(path) != row["weights_hash"]:
+        path.unlink()  # of a run of this name that was given up on this machine
+        store.place.bring(row["weights"])
     if not path.is_file():
-        raise InputError(f"the weights of '{model}' are missing at {path}", "restore the file, or train again")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        raise InputError(f"the weights of '{model}' are missing at {where}", "restore the file, or train again")
+    digest = _sha256(path)
     if digest != row["weights_hash"]:
         raise InputError(
-            f"the weights at {path} are not those that '{model}' was registered with (sha256 {digest[:12]}, not "
+            f"the weights at {where} are not those that '{model}' was registered with (sha256 {digest[:12]}, not "
             f"{row['weights_hash'][:12]})",
             "restore the file, or train again under another name",
         )

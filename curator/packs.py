@@ -14,7 +14,7 @@ import hashlib
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from itertools import groupby
@@ -28,6 +28,7 @@ from curator import exports, manifests, progress, queries
 from curator.decode import UnreadableImage
 from curator.errors import InputError, printable, some, suggestion
 from curator.lock import alone
+from curator.reading import Asked, Reader, place_of
 from curator.samples import SHOWN
 from curator.schema import MANIFEST_ROW, PACKED
 from curator.shards import Form, Picture, Shard, damage, prepare
@@ -121,16 +122,26 @@ def pack(
     if min(shard_rows, shard_bytes) < 1:
         raise InputError("a file cannot hold less than one row or byte", "give --shard-rows and --shard-bytes above 0")
     chosen = None if manifest is None else manifests.find(store, manifest)
-    folder = store.path / _FOLDER / form.name
+    where = store.place.uri(f"{_FOLDER}/{form.name}")
     if dry_run:
         with closing(store.connect()) as con:
             count = _count(con, store, chosen, form.name)
             todo = count["total"] - count["packed"]
             source_bytes, total = count["source_bytes"], count["total"]
-            return Packed(form.name, str(folder), todo, count["packed"], 0, None, source_bytes, total, [])
+            return Packed(
+                form.name,
+                where,
+                todo,
+                count["packed"],
+                0,
+                None,
+                source_bytes,
+                total,
+                [],
+            )
     if form.size is not None:
         single_threaded()
-    with alone(folder, f"packing '{form.name}'"):
+    with alone(store.path / _FOLDER / form.name, f"packing '{form.name}'"):
         number = _clean(store, form.name)
         with closing(store.connect()) as con, _threads() as pool:
             count = _count(con, store, chosen, form.name)
@@ -147,8 +158,8 @@ def pack(
             f"bring the pictures back; relative uris start from {store.root}",
         )
     return Packed(
-        form.name, str(folder), writing.images, count["packed"], writing.unreadable, writing.bytes,
-        writing.source_bytes, count["total"], writing.problems,
+        form.name, where, writing.images, count["packed"], writing.unreadable, writing.bytes, writing.source_bytes,
+        count["total"], writing.problems,
     )  # fmt: skip
 
 
@@ -214,7 +225,7 @@ def _expect(store: Store, name: str) -> None:
 def names(store: Store) -> list[str]:
     """The packs that have pictures and a folder, sorted."""
     rows = store.rows("select distinct pack from packed order by pack")
-    return [row["pack"] for row in rows if (store.path / _FOLDER / row["pack"]).is_dir()]
+    return [row["pack"] for row in rows if store.place.has(f"{_FOLDER}/{row['pack']}")]
 
 
 def verify(store: Store, name: str) -> Verified:
@@ -233,10 +244,14 @@ def verify(store: Store, name: str) -> Verified:
         with progress.progress(f"verifying {name}", images) as advance:
             for shard, group in groupby(rows, itemgetter("shard")):
                 written = list(group)
+                # what others read is verified, and not a copy of it on this machine; a pack may be larger than its disk
+                store.place.release([store.path / shard])
+                store.place.bring(shard)
                 found += damage(store.path, shard, written, pool)
+                store.place.release([store.path / shard])
                 advance(len(written))
     bad = sorted({problem["shard"] for problem in found})
-    return Verified(name, str(store.path / _FOLDER / name), images, len(shards), len(found), bad, found[:SHOWN])
+    return Verified(name, store.place.uri(f"{_FOLDER}/{name}"), images, len(shards), len(found), bad, found[:SHOWN])
 
 
 class _Writing:
@@ -257,22 +272,23 @@ class _Writing:
         self.images = self.unreadable = self.bytes = self.source_bytes = 0
         self.problems: list[dict[str, Any]] = []
 
-    def write(self, rows: Iterator[dict[str, Any]], advance: Callable[..., None]) -> None:
+    def write(self, batches: Iterator[list[dict[str, Any]]], advance: Callable[..., None]) -> None:
         """Packs the images of the rows, in their order."""
         shard: Shard | None = None
         try:
-            for found in self._pictures(rows):
-                advance(1)
-                if isinstance(found, Picture):
-                    if shard is not None and not shard.has_room(found, *self.limits):
-                        self._publish(shard)
-                        shard = None
-                    shard = shard or self._begin()
-                    shard.add(found)
-                    self.source_bytes += found.source_bytes
-                else:
-                    self.unreadable += 1
-                    self.problems += [found] * (len(self.problems) < SHOWN)
+            with closing(self._pictures(batches)) as pictures:
+                for found in pictures:
+                    advance(1)
+                    if isinstance(found, Picture):
+                        if shard is not None and not shard.has_room(found, *self.limits):
+                            self._publish(shard)
+                            shard = None
+                        shard = shard or self._begin()
+                        shard.add(found)
+                        self.source_bytes += found.source_bytes
+                    else:
+                        self.unreadable += 1
+                        self.problems += [found] * (len(self.problems) < SHOWN)
             if shard is not None:
                 self._publish(shard)
         except BaseException:
@@ -280,31 +296,38 @@ class _Writing:
                 shard.abandon()
             raise
 
-    def _pictures(self, rows: Iterator[dict[str, Any]]) -> Iterator[Picture | dict[str, Any]]:
+    def _pictures(self, batches: Iterator[list[dict[str, Any]]]) -> Generator[Picture | dict[str, Any]]:
         """Prepares pictures a little ahead, so that memory holds a few of them."""
         waiting: deque[Future[Picture | dict[str, Any]]] = deque()
-        for row in rows:
-            waiting.append(self.pool.submit(self._prepare, row))
-            if len(waiting) > _AHEAD:
+        with Reader(self.store.root) as reader:
+            for rows in batches:
+                asked = reader.ask(map(place_of, rows))
+                for number, row in enumerate(rows):
+                    waiting.append(self.pool.submit(self._prepare, asked, number, row))
+                    if len(waiting) > _AHEAD:
+                        yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
-    def _prepare(self, row: dict[str, Any]) -> Picture | dict[str, Any]:
+    def _prepare(self, asked: Asked, number: int, row: dict[str, Any]) -> Picture | dict[str, Any]:
         try:
-            return prepare(self.store.root, row, self.form)
+            return prepare(asked.take(number), row, self.form)
         except UnreadableImage as error:
             return {"image_id": row["image_id"], "uri": row["uri"], "problem": str(error)}
 
     def _begin(self) -> Shard:
-        shard = Shard(self.store.path, f"{_FOLDER}/{self.form.name}/{self.number:06}.tar")
+        shard = Shard(
+            self.store.path, f"{_FOLDER}/{self.form.name}/{self.store.place.own_name(f'{self.number:06}')}.tar"
+        )
         self.number += 1
         return shard
 
     def _publish(self, shard: Shard) -> None:
         shard.finish(self.pool)
+        self.store.place.share([self.store.path / shard.path])
         made = {"pack": self.form.name, "added_at": dt.datetime.now(dt.UTC)}
         self.store.append("packed", pa.Table.from_pylist([row | made for row in shard.rows], PACKED.schema))
+        self.store.place.release([self.store.path / shard.path])
         self.images += len(shard.rows)
         self.bytes += sum(row["byte_length"] for row in shard.rows)
 
@@ -326,11 +349,11 @@ def _count(con: duckdb.DuckDBPyConnection, store: Store, manifest: Manifest | No
     return queries.rows(con, counts)[0]
 
 
-def _missing(con: duckdb.DuckDBPyConnection) -> Iterator[dict[str, Any]]:
-    """The rows of `pack_images` that are not packed, in the order in which the originals lie."""
+def _missing(con: duckdb.DuckDBPyConnection) -> Iterator[list[dict[str, Any]]]:
+    """The rows of `pack_images` that are not packed, in the order in which the originals lie, in lists."""
     query = "select * from pack_images where not is_packed order by shard, byte_offset, uri"
     for table in queries.batches(con, query, _BATCH):
-        yield from table.to_pylist()
+        yield table.to_pylist()
 
 
 def _clean(store: Store, name: str) -> int:
@@ -347,11 +370,12 @@ def _clean(store: Store, name: str) -> int:
         store.delta("packed").delete(f"shard in ({listed})")
         images = sum(shard["images"] for shard in gone)
         progress.say(f"files that are gone or cut off: {len(gone)}; their {images} images count as not packed")
-    kept = {store.path / shard["shard"] for shard in shards if shard not in gone}
-    for file in (store.path / _FOLDER / name).iterdir():
-        if file not in kept and re.fullmatch(r"\d{6}\.tar(\.unfinished)?", file.name):
-            file.unlink()
-    return 1 + max((int(Path(shard["shard"]).stem) for shard in shards), default=-1)
+    folder = f"{_FOLDER}/{name}"
+    kept = {shard["shard"] for shard in shards if shard not in gone}
+    for file in store.place.names(folder):
+        if f"{folder}/{file}" not in kept and re.fullmatch(r"\d{6}\.tar(\.unfinished)?", file):
+            store.place.remove(store.path / folder / file)
+    return 1 + max((int(Path(shard["shard"]).stem[:6]) for shard in shards), default=-1)
 
 
 def _register_shards(con: duckdb.DuckDBPyConnection, store: Store, name: str) -> pa.Array:
@@ -364,8 +388,8 @@ def _register_shards(con: duckdb.DuckDBPyConnection, store: Store, name: str) ->
 
 def _is_there(store: Store, shard: dict[str, Any]) -> bool:
     """Whether the file of a row of sql/pack_shards.sql is there and not cut off."""
-    file, least = Path(store.path, shard["shard"]), int(shard["bytes"])
-    return file.is_file() and file.stat().st_size >= least
+    size = store.place.size(shard["shard"])
+    return size is not None and size >= int(shard["bytes"])
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
     RANK, WORLD_SIZE, LOCAL_RANK (set by torchrun) -> process group (nccl on GPUs, gloo on CPUs) -> Ranks
 
+Tensors go through that group. What the ranks tell each other, and where they wait, goes over gloo on GPUs too.
+
 A run by itself is rank 0 of 1, so that what follows needs no second way.
 """
 
@@ -10,12 +12,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import torch
 from torch import distributed
 
 from curator.errors import CuratorError, InputError
+
+# The longest that a rank waits for what the others say. torch's own 30 minutes, 10 on GPUs, would end a labeling in
+# which one host is slower than another, or the first rank has many parts to publish. One that died is noticed at once.
+PATIENCE = timedelta(days=7)
 
 
 class Ranks(NamedTuple):
@@ -25,11 +32,13 @@ class Ranks(NamedTuple):
         rank: Its number.
         world: How many there are.
         device: Where it computes.
+        group: The process group of what they tell each other; None where there is but one.
     """
 
     rank: int
     world: int
     device: torch.device
+    group: distributed.ProcessGroup | None = None
 
     @property
     def first(self) -> bool:
@@ -40,7 +49,7 @@ class Ranks(NamedTuple):
         """Returns when all ranks have come here."""
         if self.world > 1:
             with _together():
-                distributed.barrier()
+                distributed.barrier(self.group)
 
     def gather(self, value: Any) -> list[Any]:
         """The values of all ranks, in their order, for each of them."""
@@ -48,7 +57,7 @@ class Ranks(NamedTuple):
             return [value]
         values: list[Any] = [None] * self.world
         with _together():
-            distributed.all_gather_object(values, value)
+            distributed.all_gather_object(values, value, self.group)
         return values
 
 
@@ -90,6 +99,7 @@ def join(device: str = "auto") -> Iterator[Ranks]:
 
     Raises:
         InputError: The device cannot be used.
+        CuratorError: The ranks do not reach each other.
     """
     found = device_of(device)
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
@@ -97,12 +107,25 @@ def join(device: str = "auto") -> Iterator[Ranks]:
         yield Ranks(0, 1, found)
         return
     if distributed.is_initialized():  # inside a longer run, as that of a whole plan
-        yield Ranks(rank, world, found)
+        yield Ranks(rank, world, found, _talk())
         return
     if found.type == "cuda":
         torch.cuda.set_device(found)
-    distributed.init_process_group("nccl" if found.type == "cuda" else "gloo")
     try:
-        yield Ranks(rank, world, found)
+        distributed.init_process_group("nccl" if found.type == "cuda" else "gloo")
+        group = _talk()
+    except RuntimeError as error:
+        why = str(error).splitlines()[0]
+        mend = "on several hosts GLOO_SOCKET_IFNAME names the network that joins them; torchrun --max-restarts needs "
+        mend += "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment"
+        raise CuratorError(f"the processes of this run do not reach each other ({why})", mend) from error
+    try:
+        yield Ranks(rank, world, found, group)
     finally:
         distributed.destroy_process_group()
+
+
+def _talk() -> distributed.ProcessGroup:
+    group = distributed.new_group(backend="gloo", timeout=PATIENCE)
+    assert isinstance(group, distributed.ProcessGroup)  # a number stands for one that this rank is not in
+    return group

@@ -158,7 +158,7 @@ class Shards:
 
 def paths(names: list[tuple[bool, str]], store: Store) -> list[str]:
     """Where the shards are, relative to the root or absolute. The store may have another place by now."""
-    return [str(store.path.absolute() / name) if packed else name for packed, name in names]
+    return [store.place.locate(name) if packed else name for packed, name in names]
 
 
 def of_table(table: pa.Table, kept: int) -> tuple[npt.NDArray[Any], bytes]:

@@ -24,7 +24,7 @@ from curator.store import Store, Versions
 
 
 class Place(NamedTuple):
-    """Where an image's bytes are, as `images.read_bytes` takes it."""
+    """Where an image's bytes are, as `reading.read_bytes` takes it."""
 
     uri: str
     shard: str | None
@@ -155,7 +155,7 @@ class Rows:
         files = sorted(found.path.glob("*.parquet"))
         try:
             if not files:
-                raise FileNotFoundError(f"no files in {found.path}")
+                raise FileNotFoundError(f"no files in {found.uri}")
             _expect_no_twins(store, name, files)
             laid = lay_out(store, found, pack)
         except (OSError, pa.ArrowException, duckdb.Error) as error:
@@ -164,7 +164,7 @@ class Rows:
                 raise
             raise InputError(
                 f"the files of the manifest '{name}' cannot be read ({str(error).splitlines()[0]})",
-                f"remove {found.path}, and curator build-manifest {name} --as-of {name}",
+                f"{store.place.removal([found.folder])}, then curator build-manifest {name} --as-of {name}",
             ) from None
         temperature = found.lineage["parameters"]["temperature"]
         return cls(

@@ -17,6 +17,7 @@ import re
 import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -25,8 +26,10 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from curator import progress, queries
+from curator.bucket import Bucket, is_url
 from curator.decode import UnreadableImage, decode
-from curator.images import read_bytes
+from curator.reading import Asked, Reader, place_of
+from curator.roots import Root
 from curator.sources import SUFFIXES
 
 if TYPE_CHECKING:
@@ -75,7 +78,7 @@ class Samples:
         problems: The first SHOWN of these: image_id, uri, problem.
     """
 
-    def __init__(self, con: duckdb.DuckDBPyConnection, root: Path, total: int, repeat: bool) -> None:
+    def __init__(self, con: duckdb.DuckDBPyConnection, root: Root, total: int, repeat: bool) -> None:
         self.con, self.root, self.total, self.repeat = con, root, total, repeat
         self.number = self.copies = 0
         self.unreadable: set[int] = set()
@@ -83,9 +86,15 @@ class Samples:
 
     def __iter__(self) -> Iterator[Sample]:
         chunks = queries.batches(self.con, queries.text("export_samples"), _CHUNK, repeat=self.repeat)
-        with ThreadPoolExecutor() as pool, progress.progress("exporting", self.total) as advance:
+        with (
+            ThreadPoolExecutor() as pool,
+            Reader(self.root) as reader,
+            progress.progress("exporting", self.total) as advance,
+        ):
             for chunk in chunks:
-                for found in pool.map(self._read, chunk.to_pylist()):
+                rows = chunk.to_pylist()
+                asked = reader.ask(map(place_of, rows))
+                for found in pool.map(partial(self._read, asked), range(len(rows)), rows):
                     advance(1)
                     if isinstance(found, Sample):
                         self.number += 1
@@ -100,14 +109,14 @@ class Samples:
             if len(self.problems) < SHOWN:
                 self.problems.append(problem)
 
-    def _read(self, row: dict[str, Any]) -> Sample | dict[str, Any]:
+    def _read(self, asked: Asked, number: int, row: dict[str, Any]) -> Sample | dict[str, Any]:
         place = [row.pop(name) for name in _PLACE]
         copy, content_hash = row.pop("copy"), row.pop("content_hash")
         key = f"{row['image_id']:019}"
         if self.repeat:
             key, row["copies"] = f"{key}-{copy}", 1
         try:
-            data = read_bytes(self.root, row["uri"], *place)
+            data = asked.take(number)
             if content_hash is None:
                 decode(data)  # it was never scanned
             elif hashlib.blake2b(data, digest_size=16).hexdigest() != content_hash:
@@ -131,8 +140,8 @@ def folder_name(class_name: str) -> str:
     return _UNFIT.sub(lambda found: f"%{ord(found.group()):02X}", class_name)
 
 
-def write_folder(samples: Samples, root: Path, making: Path, place: Path) -> int:
-    """Writes CLASS/ID-COPY.ENDING: links to the pictures, or files where these lie in tar shards.
+def write_folder(samples: Samples, root: Root, making: Path, place: Path) -> int:
+    """Writes CLASS/ID-COPY.ENDING: links to the pictures, or files where these lie in tar shards or a bucket.
 
     Args:
         samples: The samples, each image once.
@@ -144,17 +153,18 @@ def write_folder(samples: Samples, root: Path, making: Path, place: Path) -> int
         How many links and files there are.
     """
     folders: dict[str, tuple[Path, str]] = {}
+    above = None if isinstance(root, Bucket) else root.resolve()
     files = 0
     for sample in samples:
         name = sample.row["class_name"]
         if name not in folders:
             folder = making / folder_name(name)
             folder.mkdir()  # fails where the file system takes two classes for one
-            folders[name] = folder, os.path.relpath(root.resolve(), place / folder.name)
+            folders[name] = folder, os.path.relpath(above, place / folder.name) if above else ""
         folder, up = folders[name]
         for copy in range(sample.row["copies"]):
             link = folder / f"{sample.key}-{copy}{sample.ending}"
-            if sample.shard is None:
+            if sample.shard is None and above and not is_url(sample.row["uri"]):
                 link.symlink_to(os.path.join(up, sample.row["uri"]))  # noqa: PTH118 - keeps ".." of the uri
             elif copy == 0:
                 link.write_bytes(sample.data)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
+from curator import bucket
 from curator.errors import InputError
 
 if TYPE_CHECKING:
@@ -72,8 +73,8 @@ def ask(
     if not 0 < time_limit_s <= _LONGEST_S:
         raise InputError(f"--timeout {time_limit_s:g} is no time limit", "give the seconds, e.g. --timeout 60")
     asked = {
-        "store": str(store.path.absolute()), "query": query, "memory": memory_limit, "seconds": time_limit_s,
-        "rows": rows, "size": size,
+        "store": store.place.absolute, "query": query, "memory": memory_limit, "seconds": time_limit_s,
+        "rows": rows, "size": size, "patience": bucket.patience(),
     }  # fmt: skip
     began = time.monotonic()
     # -P: a duckdb.py in the current folder is none of ours. A session of its own: Ctrl-C is for the one who asked.

@@ -27,7 +27,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from curator import manifests, queries
+from curator import bucket, manifests, queries
 from curator.errors import CuratorError, InputError
 from curator.sandbox import MEMORY_LIMIT, MEMORY_MEND
 from curator.schema import MANIFEST_ROW, TABLES
@@ -45,16 +45,31 @@ _LONGEST_MESSAGE = 2000
 def main() -> None:
     """Answers the question on standard input; see sandbox.ask."""
     asked = json.load(sys.stdin)
+    bucket.patience(asked["patience"])
     try:
-        with open_sandbox(Store(asked["store"]), asked["memory"]) as con:
-            _confine(_memory(con), asked["seconds"])
-            said: dict[str, Any] = {"rows": send(con, asked["query"], sys.stdout.buffer, asked["rows"], asked["size"])}
-            sys.stdout.flush()
+        store = Store(asked["store"])
+        with open_sandbox(store, asked["memory"]) as con:
+            try:
+                _confine(_memory(con), asked["seconds"])
+                rows = send(con, asked["query"], sys.stdout.buffer, asked["rows"], asked["size"])
+                sys.stdout.flush()
+                _end({"rows": rows})
+            except CuratorError as error:
+                # With the connection open: to close it waits for its readers, and those of a bucket wait for Python.
+                _refuse(store.place.failure(error) or error)
     except CuratorError as error:
-        said = {"what": error.what[:_LONGEST_MESSAGE], "mend": error.mend}
+        _refuse(error)
+
+
+def _refuse(error: CuratorError) -> None:
+    _end({"what": error.what[:_LONGEST_MESSAGE], "mend": error.mend})
+
+
+def _end(said: dict[str, Any]) -> None:
+    """Says how it went, and ends the process at once: a large query takes its time to tidy up."""
     sys.stderr.write(json.dumps(said))
     sys.stderr.flush()
-    os._exit(0)  # at once: a large query takes its time to tidy up
+    os._exit(0)
 
 
 @contextmanager
@@ -73,19 +88,21 @@ def open_sandbox(store: Store, memory_limit: str = MEMORY_LIMIT) -> Iterator[duc
         }
     )
     try:
-        for name, table in TABLES.items():
-            files = store.files(name)
+        filesystem = store.place.filesystem
+        for name, files in store.every_file().items():
+            schema = TABLES[name].schema
             try:
-                rows = ds.dataset(files, format="parquet") if files else table.schema.empty_table()
+                rows = ds.dataset(files, format="parquet", filesystem=filesystem) if files else schema.empty_table()
             except (OSError, pa.ArrowException) as error:
                 raise store.unreadable(name, error) from None
             con.register(f"stored_{name}", rows)
         queries.create_views(con)
         for row in manifests.published(store):
             # A manifest whose files are gone must not keep the others from being read.
-            folder = store.path / row["path"]
-            if folder.is_dir():
-                con.register(row["name"], ds.dataset(folder, schema=MANIFEST_ROW.schema, format="parquet"))
+            files = store.place.files(row["path"])
+            if files:
+                rows = ds.dataset(files, MANIFEST_ROW.schema, format="parquet", filesystem=filesystem)
+                con.register(row["name"], rows)
         con.execute("set timezone = 'UTC'")
         con.execute("set enable_progress_bar = false")  # it goes to standard output, where the answer belongs
         try:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,10 @@ from curator.schema import IMAGES, LABELS
 if TYPE_CHECKING:
     import duckdb
 
+# Answers a query as `queries.rows` does on a connection.
+Ask = Callable[..., list[dict[str, Any]]]
+
+Footers = Iterable[Mapping[bytes, bytes]]
 # What a selection reads, and so what a --where may read in a subquery; a manifest records their versions.
 INPUTS = ("images", "labels", "reviews", "models", "classes", "duplicates")
 # DuckDB's names of types: of numbers, and of whole ones.
@@ -81,10 +86,10 @@ def before(parameters: Parameters) -> dict[str, str]:
     return {"decisions": queries.text("decisions"), "holdout_twins": queries.text("holdout_twins"), "leaks": leaks}
 
 
-def prepare(con: duckdb.DuckDBPyConnection, parameters: Parameters) -> None:
-    """Works the relations of `before` out; tables take the place of these steps."""
+def prepare(con: duckdb.DuckDBPyConnection, parameters: Parameters, kind: str = "table") -> None:
+    """Works the relations of `before` out; tables take their place, or views, worked out each time they are read."""
     for step, query in before(parameters).items():
-        con.execute(f"create temp table {step} as {query}")
+        con.execute(f"create temp {kind} {step} as {query}")
 
 
 def steps(parameters: Parameters) -> dict[str, str]:
@@ -119,7 +124,7 @@ def judging(name: str, parameters: Parameters) -> str:
 
 def statement(parameters: Parameters, weighted: bool = False) -> str:
     """The whole selection as one statement: image_id, label, confidence, score, copies and, where weighted, weight."""
-    rest = _eligible(parameters, weighted) | {"kept": queries.text("quota")}
+    rest = from_policy(parameters, weighted) | {"kept": queries.text("quota")}
     return queries.compose(before(parameters) | steps(parameters) | rest, queries.text("copies"))
 
 
@@ -129,10 +134,10 @@ def eligible(con: duckdb.DuckDBPyConnection, parameters: Parameters) -> dict[str
     Raises:
         InputError: The policy is not sound.
     """
-    return steps(parameters) | _eligible(parameters, _check_policy(con, parameters))
+    return steps(parameters) | from_policy(parameters, _check_policy(con, parameters))
 
 
-def _eligible(parameters: Parameters, weighted: bool) -> dict[str, str]:
+def from_policy(parameters: Parameters, weighted: bool) -> dict[str, str]:
     """The steps from the policy to the relation `eligible`."""
     text = queries.text("eligible").replace(_WEIGHT_MARK, "weight" if weighted else _WEIGHT_MARK)
     if not parameters.accepted:
@@ -140,7 +145,7 @@ def _eligible(parameters: Parameters, weighted: bool) -> dict[str, str]:
     return {"let_through": text, "eligible": queries.text("accepted_first")}
 
 
-def select(con: duckdb.DuckDBPyConnection, parameters: Parameters, folder: Path, parts: Sequence[Path] = ()) -> str:
+def select(con: duckdb.DuckDBPyConnection, parameters: Parameters, folder: Path, footers: Footers | None = None) -> str:
     """Runs the selection.
 
     Args:
@@ -149,7 +154,7 @@ def select(con: duckdb.DuckDBPyConnection, parameters: Parameters, folder: Path,
             eligible).
         parameters: The options.
         folder: Where to keep the rows while the connection is in use.
-        parts: The files of the labels table, for the counts in their footers; without them all is counted here.
+        footers: What the footers of all files of the labels table hold, with counts; without it all is counted here.
 
     Returns:
         The statement that defines the rows.
@@ -161,9 +166,8 @@ def select(con: duckdb.DuckDBPyConnection, parameters: Parameters, folder: Path,
     disputed = any(con.sql(f"from {step}").limit(1).fetchall() for step in ("decisions", "leaks"))
     exact = parameters.calibration is None and not parameters.accepted  # whether the threshold is one of confidences
     classes = queries.rows(con, "select count(*) as n from classes")[0]["n"]
-    _check_where(con, parameters)
-    weighted = _check_policy(con, parameters)
-    eligible = _eligible(parameters, weighted)
+    weighted = check(con, parameters)
+    eligible = from_policy(parameters, weighted)
     through_policy = steps(parameters) | eligible
     if exact and not disputed and not parameters.dedup:
         through_policy["candidates"] = queries.text("candidates_undisputed")
@@ -173,7 +177,8 @@ def select(con: duckdb.DuckDBPyConnection, parameters: Parameters, folder: Path,
             # The scores are the confidences, which the histogram compares with the threshold itself: the engine hands
             # whole vectors on much faster than filtered ones. Those of accepted images lie above its limits, and so
             # in its best bin.
-            query = queries.compose(through_policy, "select image_id, label, score from eligible")
+            columns = "image_id, label, score, confidence" if parameters.accepted else "image_id, label, score"
+            query = queries.compose(through_policy, f"select {columns} from eligible")
             limits = 0.0, 1.0, -np.inf
             if exact and not parameters.dedup:  # of repeats the best must be known before the quota
                 values |= {"min_confidence": -1.0}
@@ -185,12 +190,12 @@ def select(con: duckdb.DuckDBPyConnection, parameters: Parameters, folder: Path,
             query = queries.compose(through_policy, f"select * from {first}")
             con.sql(query, params=queries.bind(con, query, values)).to_parquet(str(file), compression="uncompressed")
             con.read_parquet(str(file)).create_view("policy_rows")
-            limits = *_check_rows(con, parameters, classes), -np.inf
+            limits = *check_rows(partial(queries.rows, con), parameters, classes), -np.inf
             answer = {first: "select * from policy_rows"} | {step: eligible[step] for step in later}
             query, values = queries.compose(answer, "select * from eligible"), {}
         histogram = Histogram(classes, *limits)
-        whole = bool(parts) and plain and exact and not disputed and not parameters.dedup and parameters.where is None
-        if not (whole and labels.add_counts(parts, parameters.generation, histogram)):
+        whole = plain and exact and not disputed and not parameters.dedup and parameters.where is None
+        if not (whole and footers and labels.add_counts(footers, parameters.generation, histogram)):
             histogram = Histogram(classes, *limits)
             for batch in _stream(con, f"select label, score from ({query})", values):
                 histogram.add(batch["label"], batch["score"])
@@ -234,6 +239,19 @@ def _view(con: duckdb.DuckDBPyConnection, file: Path | None) -> None:
     weight = "weight" if "weight" in names else "1::FLOAT as weight"
     query = f"select image_id, label, {confidence}, score, {weight}, copies from kept_rows"
     con.execute(f"create temp view selected as {query}")
+
+
+def check(con: duckdb.DuckDBPyConnection, parameters: Parameters) -> bool:
+    """Makes sure of a user's own SQL before it is run; call `prepare` first.
+
+    Returns:
+        Whether the policy returns a weight.
+
+    Raises:
+        InputError: The --where is not one sound expression, or the policy not a sound query.
+    """
+    _check_where(con, parameters)
+    return _check_policy(con, parameters)
 
 
 def _check_where(con: duckdb.DuckDBPyConnection, parameters: Parameters) -> None:
@@ -292,13 +310,16 @@ def _check_policy(con: duckdb.DuckDBPyConnection, parameters: Parameters) -> boo
     return "weight" in kinds
 
 
-def _check_rows(con: duckdb.DuckDBPyConnection, parameters: Parameters, classes: int) -> tuple[float, float]:
-    """Makes sure that the rows a policy returned can be used; gives their lowest and highest score.
+def check_rows(ask: Ask, parameters: Parameters, classes: int) -> tuple[float, float]:
+    """Makes sure that the rows a policy returned, the relation policy_rows, can be used.
+
+    Returns:
+        Their lowest and highest score.
 
     Raises:
         InputError: They cannot.
     """
-    bounds = queries.rows(con, queries.text("policy_rows"), classes=classes)[0]
+    bounds = ask(queries.text("policy_rows"), classes=classes)[0]
     problems = [
         f"{number} rows {what}"
         for what, number in (
@@ -311,7 +332,7 @@ def _check_rows(con: duckdb.DuckDBPyConnection, parameters: Parameters, classes:
     ]
     if parameters.policy_sql is not None and not problems:
         query = queries.compose(steps(parameters), queries.text("policy_strays"))
-        strays = queries.rows(con, query, **parameters.bound)[0]
+        strays = ask(query, **parameters.bound)[0]
         problems += [f"{strays['strays']} rows are no candidates, or have another confidence"] * bool(strays["strays"])
         problems += [f"{strays['repeated']} images are returned more than once"] * bool(strays["repeated"])
     if problems:
@@ -350,24 +371,21 @@ def _query_errors() -> tuple[type[Exception], ...]:
     return (duckdb.ProgrammingError, duckdb.DataError, duckdb.NotSupportedError)
 
 
-def funnel(con: duckdb.DuckDBPyConnection, parameters: Parameters) -> dict[str, int]:
+def funnel(ask: Ask, parameters: Parameters) -> dict[str, int]:
     """How many images each rule leaves, see sql/funnel.sql; call `select` first."""
     query = queries.compose(steps(parameters), judging("funnel", parameters))
-    return queries.rows(con, query, **parameters.bound)[0]
+    return ask(query, **parameters.bound)[0]
 
 
-def class_counts(con: duckdb.DuckDBPyConnection, parameters: Parameters) -> list[dict[str, Any]]:
+def class_counts(ask: Ask, parameters: Parameters) -> list[dict[str, Any]]:
     """What the selection did to each class, see sql/class_counts.sql; call `select` first."""
     query = queries.compose(queries.steps("trusted", "holdout"), queries.text("class_counts"))
-    return queries.rows(con, query, **parameters.bound)
+    return ask(query, **parameters.bound)
 
 
-def lineage(
-    con: duckdb.DuckDBPyConnection, parameters: Parameters, versions: dict[str, int], sql: str
-) -> dict[str, Any]:
+def lineage(ask: Ask, parameters: Parameters, versions: dict[str, int], sql: str) -> dict[str, Any]:
     """Everything that says how the rows came about, without times, names and paths; call `select` first."""
-    teacher = queries.rows(
-        con,
+    teacher = ask(
         "select l.model, m.weights_hash"
         " from (select any_value(model) as model from labels where generation = $generation) as l"
         " left join models as m on m.model = l.model",
@@ -380,6 +398,6 @@ def lineage(
         "sql_sha256": hashlib.sha256(sql.encode()).hexdigest(),
         "tables": {name: versions[name] for name in INPUTS},
         "model": teacher,
-        "funnel": funnel(con, parameters),
-        "classes": class_counts(con, parameters),
+        "funnel": funnel(ask, parameters),
+        "classes": class_counts(ask, parameters),
     }

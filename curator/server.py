@@ -78,7 +78,7 @@ def server(store: Store, port: int | None = None, address: str = ADDRESS) -> Ser
     command += [f"--{name}={value}" for name, value in settings.items()]
     shown = f"[{address}]" if ":" in address else address
     is_local = all(ipaddress.ip_address(place[4][0]).is_loopback for place in socket.getaddrinfo(address, found))
-    return Server(f"http://{shown}:{found}", command, os.environ | {STORE: str(store.path.absolute())}, is_local)
+    return Server(f"http://{shown}:{found}", command, os.environ | {STORE: store.place.absolute}, is_local)
 
 
 def _free(port: int | None, address: str) -> int:

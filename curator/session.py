@@ -8,14 +8,13 @@ For who shows images and takes decisions; each step takes a few hundredths of a 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import NamedTuple
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from deltalake.exceptions import DeltaError
 
 from curator.delta import paths_of
-from curator.errors import InputError
+from curator.errors import InputError, StoreError
 from curator.reviews import Review, login, record
 from curator.schema import DECISIONS, REVIEWS
 from curator.store import Store
@@ -48,6 +47,7 @@ class Session:
     Attributes:
         image_ids: The images.
         latest: The latest review of each image that has any.
+        table: The table of reviews, as far as it was read.
         made: The decisions of the session that are not undone, in their order.
     """
 
@@ -58,7 +58,7 @@ class Session:
         self.image_ids = list(image_ids)
         self.latest: dict[int, Review] = {}
         self.made = list(made)
-        self._table = store.delta("reviews")
+        self.table = store.delta("reviews")
         self._read: set[str] = set()
         self._wanted = pc.field("image_id").isin([*self.image_ids, *(each.row["image_id"] for each in self.made)])
         self.follow()
@@ -69,25 +69,26 @@ class Session:
         Raises:
             StoreError: The table of reviews cannot be read.
         """
-        try:
-            self._table.update_incremental()
-        except (DeltaError, OSError) as error:
-            raise self.store.unreadable("reviews", error) from None
-        self._take_in()
+        self.store.follow("reviews", self.table)
+        for row in self._unread():
+            self._take_in(row)
 
-    def _take_in(self) -> None:
-        """Reads the files of the table that were not read yet, most often those of single decisions."""
-        files = set(paths_of(self._table))
+    def _unread(self) -> list[Review]:
+        """The rows of the table's files that were not read yet, most often those of single decisions."""
+        files = set(paths_of(self.table))
+        found: list[Review] = []
         try:
             for file in files - self._read:
-                found = pq.read_table(file, filters=self._wanted, schema=REVIEWS.schema, partitioning=None)
-                for row in found.to_pylist():
-                    known = self.latest.get(row["image_id"])
-                    if known is None or _turn(known) < _turn(row):
-                        self.latest[row["image_id"]] = row
+                found += self.store.parquet(file, filters=self._wanted, schema=REVIEWS.schema).to_pylist()
         except OSError as error:
             raise self.store.unreadable("reviews", error) from None
         self._read = files
+        return found
+
+    def _take_in(self, row: Review) -> None:
+        known = self.latest.get(row["image_id"])
+        if known is None or _turn(known) < _turn(row):
+            self.latest[row["image_id"]] = row
 
     def is_open(self, image_id: int) -> bool:
         """Whether the image is still to be decided on."""
@@ -115,12 +116,20 @@ class Session:
     ) -> Made:
         """Records a decision on an image of the list, see `reviews.record`."""
         known = self.latest.get(image_id)
-        self.follow()
+        there = set(paths_of(self.table))
+        row = record(self.store, image_id, generation, decision, new_label, reviewer, reason, self.table)
+        # Its commit has brought the table to what others had decided by then.
+        fresh = set(paths_of(self.table)) - there
+        if len(fresh) == 1:  # its own
+            self._read |= fresh
+        with suppress(StoreError):  # it is recorded, and theirs are read the next time
+            for theirs in self._unread():
+                if theirs != row:
+                    self._take_in(theirs)
         before = self.latest.get(image_id)
-        row = record(self.store, image_id, generation, decision, new_label, reviewer, reason, self._table)
         made = Made(row, before, before != known)
         self.made.append(made)
-        self._take_in()
+        self._take_in(row)
         return made
 
     def undo(self, reviewer: str | None = None) -> int | None:
@@ -158,11 +167,11 @@ class Session:
         if before and before["reviewer"] != who:
             reason = f"{before['reviewer']}'s decision again" + (f": {reason}" if reason else "")
         now = record(
-            self.store, image_id, back["generation"], back["decision"], back["new_label"], who, reason, self._table
+            self.store, image_id, back["generation"], back["decision"], back["new_label"], who, reason, self.table
         )
         # an earlier decision of the session is now in force by the new row
         self.made = [made._replace(row=now) if made.row == before else made for made in self.made[:-1]]
-        self._take_in()
+        self._take_in(now)
         return image_id
 
     def counts(self) -> dict[str, int]:

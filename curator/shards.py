@@ -22,7 +22,7 @@ import simplejpeg
 
 from curator.decode import UnreadableImage, decode
 from curator.errors import InputError, StoreError
-from curator.images import read_bytes
+from curator.reading import read_bytes
 from curator.samples import ending_of
 
 SIZE = 256
@@ -98,18 +98,17 @@ class Picture(NamedTuple):
     source_bytes: int
 
 
-def prepare(root: Path, row: dict[str, Any], form: Form) -> Picture:
-    """Reads an original and makes of it what the pack holds.
+def prepare(source: bytes, row: dict[str, Any], form: Form) -> Picture:
+    """Makes of an original what the pack holds.
 
     Args:
-        root: The folder that relative uris start from.
-        row: image_id, uri, shard, byte_offset, byte_length, and content_hash or None.
+        source: The bytes of the original.
+        row: image_id, uri, and content_hash or None.
         form: What to make of it.
 
     Raises:
-        UnreadableImage: It cannot be read or decoded, or has other bytes than when it was scanned.
+        UnreadableImage: It cannot be decoded, or has other bytes than when it was scanned.
     """
-    source = read_bytes(root, row["uri"], row["shard"], row["byte_offset"], row["byte_length"])
     source_hash = _hash(source)
     if row["content_hash"] not in (None, source_hash):
         raise UnreadableImage("its bytes are not those that were scanned")

@@ -44,11 +44,11 @@ class Situation(NamedTuple):
     steps: list[Step]
 
 
-def situation(path: Path, scanned: bool, ask: Ask) -> Situation:
+def situation(path: str, scanned: bool, ask: Ask) -> Situation:
     """Looks at a store.
 
     Args:
-        path: Its folder, for the commands.
+        path: Its folder or URL, for the commands.
         scanned: Whether anybody has looked for near-duplicates.
         ask: Answers a query over the store's views.
     """
@@ -59,9 +59,9 @@ def situation(path: Path, scanned: bool, ask: Ask) -> Situation:
     return found._replace(steps=steps)
 
 
-def option(path: Path) -> str:
+def option(path: str) -> str:
     """What the commands of a store need behind them: nothing where it is that of the current folder."""
-    return "" if path.absolute() == Path("store").absolute() else f" --store {shlex.quote(str(path))}"
+    return "" if Path(path).absolute() == Path("store").absolute() else f" --store {shlex.quote(path)}"
 
 
 def _steps(found: Situation, scanned: bool) -> list[tuple[str, str]]:

@@ -5,6 +5,7 @@ Nothing here touches the store or opens a picture.
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
 import re
@@ -12,14 +13,17 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.dataset
 import pyarrow.parquet as pq
 
-from curator import progress
+from curator import progress, roots
+from curator.bucket import Bucket, check_url, is_url
 from curator.errors import InputError, some, suggestion
+from curator.roots import Root
 from curator.schema import SPLITS
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"))
@@ -44,12 +48,12 @@ _BATCH = 50_000
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
-def read(source: str, split: str | None, folder_labels: bool, root: Path, base: str = "") -> Iterator[pa.RecordBatch]:
+def read(source: str, split: str | None, folder_labels: bool, root: Root, base: str = "") -> Iterator[pa.RecordBatch]:
     """The images of a source in a stable order.
 
     Args:
-        source: A folder, a `.tar` file or a glob of them, or a `.parquet`, `.csv` or `.tsv` listing with a column
-            `uri` and, if wanted, `label` (class name or index) and `split`.
+        source: A folder, a `.tar` file or a glob of them, by path or a bucket's URL, or a `.parquet`, `.csv` or `.tsv`
+            listing with a column `uri` and, if wanted, `label` (class name or index) and `split`.
         split: The split of images whose listing does not say.
         folder_labels: Whether the first folder below the source (or inside the tar) is the class.
         root: Uris of files below this folder are relative to it.
@@ -64,14 +68,18 @@ def read(source: str, split: str | None, folder_labels: bool, root: Path, base: 
     path = Path(source)
     if split is not None and split not in SPLITS:
         raise InputError(f"the split '{split}' is unknown{suggestion(split, SPLITS)}", f"--split {'|'.join(SPLITS)}")
+    if is_url(source):
+        if source.endswith(".tar"):
+            return _shards(_matching(source), split, folder_labels, root)
+        return _files(_objects(source), source, f"'{source}'", split, folder_labels, root)
     if path.is_dir():
-        return _folder(path, split, folder_labels, root)
+        return _files(_walk(path, "", frozenset()), str(path), f"the folder '{path}'", split, folder_labels, root)
     if source.endswith(".tar"):
         pattern = glob.escape(source) if path.is_file() else source
         shards = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
         if not shards:
             raise InputError(f"there is no shard '{source}'", "check the path or the pattern")
-        return _shards([Path(shard) for shard in shards], split, folder_labels, root)
+        return _shards(shards, split, folder_labels, root)
     if not path.exists():
         raise InputError(f"there is no folder or file '{source}'", "check the path; it is read from the current folder")
     if path.suffix.lower() in LISTING_SUFFIXES:
@@ -82,8 +90,20 @@ def read(source: str, split: str | None, folder_labels: bool, root: Path, base: 
     )
 
 
-def relative(path: Path, root: Path) -> str:
-    """The uri of a file: relative to the root where it lies below it, else its absolute path."""
+def local(source: str) -> str:
+    """A listing or label file by its path on this machine, brought there if a URL names it; others as they are."""
+    if is_url(source) and PurePosixPath(source).suffix.lower() in (*LISTING_SUFFIXES, ".arrow", ".feather"):
+        return str(roots.brought(source))
+    return source
+
+
+def relative(path: str | Path, root: Root) -> str:
+    """The uri of a file: relative to the root where it lies below it, else its absolute path or URL."""
+    if is_url(str(path)):
+        url = check_url(str(path))
+        return "." if url == str(root) else url.removeprefix(f"{root}/") if isinstance(root, Bucket) else url
+    if isinstance(root, Bucket):
+        return os.path.abspath(path)  # noqa: PTH100 - as below
     absolute = Path(os.path.abspath(path))  # noqa: PTH100 - takes "..", which would give a file a second uri, and keeps links
     return absolute.relative_to(root).as_posix() if absolute.is_relative_to(root) else absolute.as_posix()
 
@@ -94,24 +114,49 @@ def _need_split(split: str | None) -> str:
     return split
 
 
-def _folder(folder: Path, split: str | None, folder_labels: bool, root: Path) -> Iterator[pa.RecordBatch]:
+def _files(
+    names: Iterator[str], folder: str, shown: str, split: str | None, folder_labels: bool, root: Root
+) -> Iterator[pa.RecordBatch]:
     split = _need_split(split)
     prefix = relative(folder, root)
     others: Counter[str] = Counter()
 
     def files() -> Iterator[dict[str, object]]:
-        for name in _walk(folder, "", frozenset()):
+        for name in names:
             suffix = PurePosixPath(name).suffix.lower()
             if suffix not in SUFFIXES:
                 others[suffix or "no ending"] += 1
                 continue
             uri = name if prefix == "." else f"{prefix}/{name}"
-            yield {"uri": uri, "name": name, "split": split} | _class_of(name, folder_labels, str(folder))
+            yield {"uri": uri, "name": name, "split": split} | _class_of(name, folder_labels, folder)
 
-    yield from _batches(files(), f"the folder '{folder}'", others)
+    yield from _batches(files(), shown, others)
     if others:
         left_out = some(f"{count} {suffix}" for suffix, count in others.most_common())
         progress.say(f"left out {others.total()} files that are not images by their ending: {left_out}")
+
+
+def _objects(url: str) -> Iterator[str]:
+    """Names of all objects below a URL, in the order of their bytes, without those that stand for folders."""
+    for name, _ in Bucket(check_url(url)).list():
+        parts = name.split("/")
+        if all(parts) and not any(part.startswith(".") for part in parts):
+            yield name
+
+
+def _matching(pattern: str) -> list[str]:
+    """URLs of the shards that a pattern names.
+
+    Raises:
+        InputError: There is none.
+    """
+    above = re.split(r"[*?[]", pattern, maxsplit=1)[0].rpartition("/")[0]
+    bucket = Bucket(check_url(above))
+    found = [f"{bucket}/{name}" for name, _ in bucket.list()]
+    shards = [url for url in found if fnmatch.fnmatchcase(url, pattern) and url.count("/") == pattern.count("/")]
+    if not shards:
+        raise InputError(f"there is no shard '{pattern}'", "check the bucket and the pattern")
+    return shards
 
 
 def _walk(folder: Path, below: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
@@ -143,7 +188,7 @@ def _class_of(name: str, folder_labels: bool, source: str) -> dict[str, object]:
     return {"class_name": name.split("/", 1)[0]}
 
 
-def _shards(shards: list[Path], split: str | None, folder_labels: bool, root: Path) -> Iterator[pa.RecordBatch]:
+def _shards(shards: list[str], split: str | None, folder_labels: bool, root: Root) -> Iterator[pa.RecordBatch]:
     split = _need_split(split)
     others: Counter[str] = Counter()
 
@@ -151,7 +196,7 @@ def _shards(shards: list[Path], split: str | None, folder_labels: bool, root: Pa
         for shard in shards:
             shard_uri = relative(shard, root)
             try:
-                with tarfile.open(shard, "r:") as tar:
+                with roots.opened(shard) as file, tarfile.open(shard, "r:", file) as tar:
                     for member in tar:
                         suffix = PurePosixPath(member.name).suffix.lower()
                         name = member.name.removeprefix("./")
@@ -167,8 +212,8 @@ def _shards(shards: list[Path], split: str | None, folder_labels: bool, root: Pa
                             "byte_offset": member.offset_data,
                             "byte_length": member.size,
                             "split": split,
-                        } | _class_of(name, folder_labels, str(shard))
-                    _check_end(shard, tar.offset)
+                        } | _class_of(name, folder_labels, shard)
+                    _check_end(file, tar.offset)
             except tarfile.TarError as error:
                 raise InputError(
                     f"'{shard}' is not a readable, uncompressed tar file ({error})", "write it again"
@@ -177,15 +222,14 @@ def _shards(shards: list[Path], split: str | None, folder_labels: bool, root: Pa
     yield from _batches(members(), some(f"'{shard}'" for shard in shards), others)
 
 
-def _check_end(shard: Path, at: int) -> None:
+def _check_end(file: BinaryIO, at: int) -> None:
     """Makes sure that a tar ends where its members end: tarfile takes any damage behind the first one for the end."""
     ended = False
-    with shard.open("rb") as file:
-        file.seek(at)
-        while block := file.read(1 << 20):
-            ended = True
-            if block.count(0) != len(block):
-                raise tarfile.ReadError("it goes on behind its last readable member")
+    file.seek(at)
+    while block := file.read(1 << 20):
+        ended = True
+        if block.count(0) != len(block):
+            raise tarfile.ReadError("it goes on behind its last readable member")
     if not ended:
         raise tarfile.ReadError("its end is missing")
 

@@ -1,4 +1,4 @@
-"""The store: a folder of Delta Lake tables, opened at pinned versions, appended to in single commits.
+"""The store: Delta Lake tables in a folder or a bucket, opened at pinned versions, appended to in single commits.
 
     STORE/store.json                 format, root of relative uris, number of classes kept per soft label
     STORE/{images,labels,...}/       one Delta Lake table each, see schema.py
@@ -15,10 +15,11 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
 import tempfile
+import threading
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote
@@ -28,10 +29,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake.exceptions import DeltaError
 
-from curator import delta, queries
+from curator import delta, prefix, queries
 from curator.delta import CommitRaced, paths_of
 from curator.errors import InputError, StoreError, interrupted, some
-from curator.names import MOST_CLASSES, check_classes, check_path
+from curator.names import MOST_CLASSES, check_classes
+from curator.place import Place
+from curator.roots import Root
 from curator.schema import CLASSES, TABLES
 
 if TYPE_CHECKING:
@@ -66,21 +69,34 @@ class Settings(NamedTuple):
     kept_classes: int  # of each soft label; MOST_CLASSES where all are kept
 
 
+class _Look(NamedTuple):
+    """A table as it was seen."""
+
+    version: int
+    files: list[str]
+
+
 class Store:
-    """A store on a local path.
+    """A store in a folder or a bucket.
 
     Args:
-        path: The folder.
+        path: The folder, or the bucket's URL.
+
+    Attributes:
+        place: Where it lies.
+        path: Its folder; of a store in a bucket, the working folder.
 
     Raises:
         StoreError: There is no store at the path, or one that cannot be read.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        check_path(self.path)
+        self.place = prefix.at(path)
+        self.path = self.place.work
+        self._open: dict[str, tuple[deltalake.DeltaTable, _Look]] = {}  # tables in a bucket, as they were seen last
+        self._turns = {name: threading.Lock() for name in TABLES}
         try:
-            stated = json.loads((self.path / _SETTINGS).read_text("utf-8"))
+            stated = json.loads(self.place.read(_SETTINGS))
             if stated["format"] != FORMAT:
                 raise StoreError(
                     f"the store '{path}' has format {stated['format']}; this version of curator reads format {FORMAT}",
@@ -93,7 +109,11 @@ class Store:
         except (ValueError, TypeError, KeyError) as error:
             why = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else str(error)
             mend = f'restore it; its form is {{"format": {FORMAT}, "root": "..", "kept_classes": 20}}'
-            raise StoreError(f"{self.path / _SETTINGS} is damaged ({why})", mend) from None
+            raise StoreError(f"{self.place.uri(_SETTINGS)} is damaged ({why})", mend) from None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy, as in another process, opens the store anew."""
+        return type(self), (self.place.absolute,)
 
     @classmethod
     def create(
@@ -106,57 +126,40 @@ class Store:
         """Makes an empty store, or finds the same one already there.
 
         Args:
-            path: The folder; it must be missing or empty.
+            path: The folder, which must be missing or empty, or a bucket's URL below which there is nothing.
             class_names: The classes in the order of their indexes, or None to let the first labeled import say.
-            root: Folder that relative uris start from; by default the folder that the store lies in.
+            root: Folder or URL that relative uris start from; by default what the store lies in.
             kept_classes: How many classes each soft label keeps, 20 by default, all of them with MOST_CLASSES.
 
         Raises:
             StoreError: The path holds something else, or a store with another root, other classes or kept classes.
             InputError: The class names or the number of kept classes cannot be used.
         """
-        path = Path(path)
-        check_path(path)
+        where = prefix.at(path)
         if class_names is not None:
             check_classes(class_names)
         if kept_classes is not None and not 1 <= kept_classes <= MOST_CLASSES:
             raise InputError(f"no store can keep {kept_classes} classes", f"keep 1 to {MOST_CLASSES} of them, or all")
-        if (path / _SETTINGS).exists():
+        if where.has(_SETTINGS):
             return cls(path)._same(class_names, root, kept_classes)
-        place = path.resolve() if path.is_symlink() else Path(os.path.abspath(path))  # noqa: PTH100 - keeps links
-        if place.exists() and (not place.is_dir() or any(place.iterdir())):
-            raise StoreError(f"'{path}' exists and is not a store", "choose an empty or new folder for --store")
-        if place.exists() and (place.samefile(Path.cwd()) or place.is_mount()):
-            mend = f"curator init --store {shlex.quote(str(path / 'store'))}"
-            raise StoreError(f"'{path}' is the current folder or a mount point, and cannot be replaced", mend)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        # The store is made in a folder beside it and renamed, so that a killed init leaves no half store.
-        beside = Path(tempfile.mkdtemp(prefix=f".{place.name}.init-", dir=place.parent))
-        try:
-            making = beside / "store"
-            making.mkdir()
+        settings = Settings(FORMAT, where.relative(root), kept_classes or KEPT_CLASSES)
+
+        def fill(making: Place) -> None:
             for name in TABLES.keys() - _LATER:
-                deltalake.DeltaTable.create(str(making / _TABLE_FOLDERS[name]), TABLES[name].schema, name=name)
-            relative = os.path.relpath(root, path) if root is not None else ".."
-            settings = Settings(FORMAT, relative, kept_classes or KEPT_CLASSES)
-            (making / _SETTINGS).write_text(json.dumps(settings._asdict(), indent=1) + "\n", "utf-8")
+                uri = making.uri(_TABLE_FOLDERS[name])
+                deltalake.DeltaTable.create(uri, TABLES[name].schema, mode="ignore", name=name)
             if class_names is not None:
-                cls(making).define_classes(class_names)
-            try:
-                making.rename(place)
-            except OSError:
-                if not (place / _SETTINGS).exists():
-                    raise
-                return cls(path)._same(class_names, root, kept_classes)  # another init was faster
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-        return cls(path)
+                _publish_classes(making, class_names)
+
+        stated = json.dumps(settings._asdict(), indent=1) + "\n"
+        where.make(fill, {*_TABLE_FOLDERS.values()}, _SETTINGS, stated.encode())
+        return cls(path)._same(class_names, root, kept_classes)  # or another init was faster
 
     def _same(self, class_names: Sequence[str] | None, root: str | Path | None, kept_classes: int | None) -> Store:
         """This store, if it is what `create` was asked for."""
         known = self.classes()
         other = ""
-        if root is not None and Path(os.path.abspath(root)) != self.root:  # noqa: PTH100 - as in root
+        if root is not None and self.place.resolve(self.place.relative(root)) != self.root:
             other = f"another root ({self.root})"
         elif class_names is not None and known and known != list(class_names):
             other = f"other classes ({some(known)})"
@@ -164,42 +167,93 @@ class Store:
             other = f"another number of kept classes ({self.settings.kept_classes})"
         if other:
             mend = "choose another --store, or leave --root, --classes and --keep-classes out"
-            raise StoreError(f"the store '{self.path}' exists and has {other}", mend)
+            raise StoreError(f"the store '{self.place}' exists and has {other}", mend)
         if class_names is not None and not known:
             self.define_classes(class_names)
         return self
 
     @property
-    def root(self) -> Path:
-        """The folder that relative uris start from."""
-        return Path(os.path.normpath(self.path.absolute() / self.settings.root))
+    def root(self) -> Root:
+        """What relative uris start from."""
+        return self.place.resolve(self.settings.root)
 
     def delta(self, table: str, version: int | None = None) -> deltalake.DeltaTable:
         """A table of the store, at its newest or at a given version."""
-        folder = self.path / _TABLE_FOLDERS[table]
+        uri = self.place.uri(_TABLE_FOLDERS[table])
         try:
-            found = deltalake.DeltaTable(str(folder), version=version)
-        except DeltaError as error:
+            found = deltalake.DeltaTable(uri, version=version, storage_options=self.place.options)
+        except (DeltaError, OSError) as error:
             raise self.unreadable(table, error) from None
-        commit = folder / "_delta_log" / f"{found.version():020}.json"
+        self._check_commit(table, found)
+        return found
+
+    def follow(self, table: str, opened: deltalake.DeltaTable) -> None:
+        """Turns a table that is open to its newest version; to open it anew takes a request for each commit.
+
+        Raises:
+            StoreError: It cannot be read; it stays as it was.
+        """
+        try:
+            opened.update_incremental()
+        except (DeltaError, OSError) as error:
+            raise self.unreadable(table, error) from None
+        self._check_commit(table, opened)
+
+    def _check_commit(self, table: str, opened: deltalake.DeltaTable) -> None:
+        commit = self.path / _TABLE_FOLDERS[table] / "_delta_log" / f"{opened.version():020}.json"
         if commit.exists() and not commit.stat().st_size:
             # read as it stands, it would hide the rows of that commit, and the next one would bury it
             mend = f"rm {shlex.quote(str(commit))}, then run again what was running"
             raise StoreError(f"{commit} is empty; it was being written when the machine stopped", mend)
-        return found
+
+    def has(self, table: str) -> bool:
+        """Whether there is a table of that name, which there may not be in a store that is older than it."""
+        return table not in _LATER or self.place.has(_TABLE_FOLDERS[table])
 
     def unreadable(self, table: str, error: Exception) -> StoreError:
-        """What to tell when the files of a table are damaged or gone."""
-        return StoreError(
-            f"the table '{table}' of the store '{self.path}' cannot be read ({str(error).splitlines()[0]})",
-            f"restore {self.path / _TABLE_FOLDERS[table]} from a backup, with all files that its _delta_log names",
+        """What to tell when the files of a table are damaged or gone, or the bucket that holds them is."""
+        return self.place.failure(error) or StoreError(
+            f"the table '{table}' of the store '{self.place}' cannot be read ({str(error).splitlines()[0]})",
+            f"restore {self.place.uri(_TABLE_FOLDERS[table])} from a backup, with all files that its _delta_log names",
         )
 
     def files(self, table: str, version: int | None = None) -> list[str]:
         """The Parquet files of a table, sorted; none where the store is or was older than the table."""
-        if version == ABSENT or (table in _LATER and not (self.path / _TABLE_FOLDERS[table]).exists()):
+        if version == ABSENT or not self.has(table):
             return []
-        return paths_of(self.delta(table, version))
+        return self._look(table, version).files
+
+    def every_file(self) -> dict[str, list[str]]:
+        """The files of all tables at their newest versions, see `files`."""
+        return {name: look.files for name, look in self._look_at(dict.fromkeys(TABLES)).items()}
+
+    def _look(self, table: str, version: int | None) -> _Look:
+        """Looks at a table; in a bucket it stays open, because to open it takes a request for each commit."""
+        with self._turns[table]:
+            opened, known = self._open.get(table, (None, None))
+            if known is not None and known.version == version:
+                return known
+            if opened is None or version is not None:
+                opened = self.delta(table, version)
+            else:
+                self.follow(table, opened)
+            look = _Look(opened.version(), paths_of(opened))
+            if self.place.far:
+                self._open[table] = opened, look
+            return look
+
+    def _look_at(self, wanted: Mapping[str, int | None]) -> dict[str, _Look]:
+        """Looks at tables at given versions or, for None, the newest: in this order, or in a bucket at all at once."""
+        folders = self.place.folders()
+
+        def look(name: str) -> _Look:
+            absent = wanted[name] == ABSENT or (name in _LATER and _TABLE_FOLDERS[name] not in folders)
+            return _Look(ABSENT, []) if absent else self._look(name, wanted[name])
+
+        if not self.place.far or not wanted:
+            return {name: look(name) for name in wanted}
+        with ThreadPoolExecutor(len(wanted)) as pool:
+            return dict(zip(wanted, pool.map(look, wanted), strict=True))
 
     def versions(self) -> dict[str, int]:
         """The newest version of each table that an answer depends on, to read them all at one state later.
@@ -217,14 +271,24 @@ class Store:
         return self._newest(reversed(TABLES))
 
     def _newest(self, names: Iterable[str]) -> dict[str, int]:
-        absent = {name for name in _LATER if not (self.path / _TABLE_FOLDERS[name]).exists()}
-        return {name: ABSENT if name in absent else self.delta(name).version() for name in names}
+        wanted: dict[str, int | None] = dict.fromkeys(names)
+        seen = self._look_at(wanted)
+        if self.place.far:
+            # All at once is in no order. But what two looks found the same was the state between them.
+            before, seen = seen, self._look_at(wanted)
+            if before != seen:
+                for name in wanted:
+                    seen |= self._look_at({name: None})
+        return {name: look.version for name, look in seen.items()}
 
-    def connect(self, versions: Versions | None = None) -> duckdb.DuckDBPyConnection:
+    def connect(
+        self, versions: Versions | None = None, opened: Mapping[str, deltalake.DeltaTable] | None = None
+    ) -> duckdb.DuckDBPyConnection:
         """A DuckDB connection in memory with the store's views.
 
         Args:
             versions: Table versions to read; the newest for a table that is not named.
+            opened: Tables that are open already, at these versions.
         """
         import duckdb
 
@@ -232,23 +296,40 @@ class Store:
         con = duckdb.connect(config={"temp_directory": str(spill), "memory_limit": MEMORY})
         con.execute("set timezone = 'UTC'")
         con.execute("set enable_progress_bar = false")  # it goes to standard output, where the answer belongs
+        self.place.register(con)
         try:
+            given, versions = opened or {}, versions or {}
+            seen = self._look_at({name: versions.get(name) for name in TABLES.keys() - given.keys()})
             for name in TABLES:
-                self.view(con, name, (versions or {}).get(name))
+                self._show(con, name, paths_of(given[name]) if name in given else seen[name].files)
         except BaseException:
             con.close()
             raise
         queries.create_views(con)
         return con
 
-    def view(self, con: duckdb.DuckDBPyConnection, table: str, version: int | None = None) -> None:
+    def view(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        table: str,
+        version: int | None = None,
+        opened: deltalake.DeltaTable | None = None,
+    ) -> None:
         """Makes a connection's view stored_TABLE, or turns it to another version.
 
         Its cursors see it too: what `register` gives a connection they would not.
+
+        Args:
+            con: The connection.
+            table: The table.
+            version: Its version; the newest by default.
+            opened: The table at the version, for who has it open.
         """
+        self._show(con, table, self.files(table, version) if opened is None else paths_of(opened))
+
+    def _show(self, con: duckdb.DuckDBPyConnection, table: str, paths: list[str]) -> None:
         import duckdb
 
-        paths = self.files(table, version)
         try:
             if paths:
                 con.read_parquet(paths).create_view(f"stored_{table}")
@@ -288,9 +369,12 @@ class Store:
         grown = self.delta(table) if opened is None else opened
         try:
             deltalake.write_deltalake(grown, rows, mode="append", writer_properties=_ZSTD)
-        except DeltaError as error:
+        except (DeltaError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
             what = f"nothing was added to the table '{table}' ({str(error).splitlines()[0]})"
-            raise StoreError(what, "look whether the disk is full, and run the same command again") from None
+            mend = "look whether the disk is full, and run the same command again"
+            raise self.place.failure(error) or StoreError(what, mend) from None
         return grown
 
     def gather(self, table: str, opened: deltalake.DeltaTable) -> None:
@@ -310,41 +394,79 @@ class Store:
         small = [row["path"] for row in sizes if row["size_bytes"] < _SMALL]
         if len(small) <= _MOST_SMALL:
             return
-        folder = self.path / _TABLE_FOLDERS[table]
-        file = folder / f"{uuid.uuid4().hex}.parquet"
+        file = self.new_file(table)
         try:
-            rows = dataset.dataset([str(folder / unquote(path)) for path in small], TABLES[table].schema).to_table()
+            paths = [self.place.uri(f"{_TABLE_FOLDERS[table]}/{unquote(path)}") for path in small]
+            files = dataset.dataset(paths, TABLES[table].schema, "parquet", filesystem=self.place.filesystem)
+            rows = files.to_table()
             pq.write_table(rows, file, compression="zstd")
             with file.open("rb") as written:
                 os.fsync(written.fileno())
-            delta.publish(opened, [file], f"the rows of {table} together", gone=small, moved=True)
+            delta.publish(self.place, opened, [file], f"the rows of {table} together", gone=small, moved=True)
         except CommitRaced:
-            file.unlink()
+            self.place.remove(file)
         except BaseException:
             self.discard(table, file)
             raise
 
+    def claim(self, table: str, rows: pa.Table, claim: str, opened: deltalake.DeltaTable) -> None:
+        """Adds rows that only one process may add.
+
+        Args:
+            table: Name of the table.
+            rows: The rows.
+            claim: What is added, see `delta.publish`.
+            opened: The table at the version at which they were not there.
+
+        Raises:
+            CommitRaced: Another process added them since.
+        """
+        file = self.new_file(table)
+        try:
+            pq.write_table(rows, file, compression="zstd")
+            delta.publish(self.place, opened, [file], claim)
+        except CommitRaced:
+            self.place.remove(file)
+            raise
+        except BaseException:
+            self.discard(table, file)
+            raise
+
+    def new_file(self, table: str) -> Path:
+        """A name that no file has yet, for a Parquet file that is to become part of a table."""
+        return _new_file(self.place, table)
+
+    def parquet(self, path: str, columns: list[str] | None = None, **options: Any) -> pa.Table:
+        """The rows of one file of a table.
+
+        Args:
+            path: The file, as `files` names it.
+            columns: Those to read; all of them by default.
+            **options: Of `pyarrow.parquet.read_table`.
+        """
+        return pq.read_table(path, columns=columns, filesystem=self.place.filesystem, partitioning=None, **options)
+
+    def footers(self, table: str, version: int | None = None) -> Iterator[dict[bytes, bytes]]:
+        """What stands in the footers of a table's files, one after the other."""
+        for path in self.files(table, version):
+            yield pq.read_metadata(path, filesystem=self.place.filesystem).metadata or {}
+
     def make(self, table: str) -> None:
-        """Makes a table that the store is too old to have; beside its place, so that a kill leaves no half table."""
-        place = self.path / _TABLE_FOLDERS[table]
-        if place.exists():
-            return
-        with tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=self.path) as beside:
-            made = Path(beside) / place.name
-            deltalake.DeltaTable.create(str(made), TABLES[table].schema, name=table)
-            try:
-                made.rename(place)
-            except OSError:
-                if not place.exists():  # else another process was faster
-                    raise
+        """Makes a table that the store is too old to have."""
+        if not self.place.has(_TABLE_FOLDERS[table]):
+            schema = TABLES[table].schema
+
+            def create(uri: str) -> None:
+                deltalake.DeltaTable.create(uri, schema, mode="ignore", name=table)
+
+            self.place.make_table(_TABLE_FOLDERS[table], create)
 
     def discard(self, table: str, file: Path) -> None:
         """Deletes a file whose publication failed, unless it came so far that the table names it.
 
         Ctrl-C, or a disk that fills up, may strike between the commit and the return of `publish`.
         """
-        if file.name not in {Path(path).name for path in paths_of(self.delta(table))}:
-            file.unlink(missing_ok=True)
+        _discard(self.place, self.delta(table), file)
 
     def classes(self) -> list[str]:
         """The class names in the order of their indexes; empty if none are known yet."""
@@ -357,18 +479,35 @@ class Store:
             InputError: A name is empty or repeated, or there are more classes than 16 bits can number.
         """
         check_classes(class_names)
-        table = self.delta("classes")
         # Two first imports may both have seen no classes: the later one goes on only with the same ones.
-        if not paths_of(table):
-            rows = pa.table({"label": range(len(class_names)), "class_name": list(class_names)}).cast(CLASSES.schema)
-            file = self.path / "classes" / f"{uuid.uuid4().hex}.parquet"
-            try:
-                pq.write_table(rows, file)
-                delta.publish(table, [file], "the classes")
-            except CommitRaced:
-                file.unlink()
-            except BaseException:
-                self.discard("classes", file)
-                raise
+        _publish_classes(self.place, class_names)
         if self.classes() != list(class_names):
             raise CommitRaced(f"the store has other classes by now ({some(self.classes())})", "run the command again")
+
+
+def _new_file(where: Place, table: str) -> Path:
+    folder = where.work / _TABLE_FOLDERS[table]
+    folder.mkdir(exist_ok=True)
+    return folder / f"{uuid.uuid4().hex}.parquet"
+
+
+def _discard(where: Place, table: deltalake.DeltaTable, file: Path) -> None:
+    if file.name not in {Path(path).name for path in paths_of(table)}:
+        where.abandon(file)
+
+
+def _publish_classes(where: Place, class_names: Sequence[str]) -> None:
+    """Gives the table of classes its rows, unless it has some."""
+    table = deltalake.DeltaTable(where.uri("classes"))
+    if paths_of(table):
+        return
+    rows = pa.table({"label": range(len(class_names)), "class_name": list(class_names)}).cast(CLASSES.schema)
+    file = _new_file(where, "classes")
+    try:
+        pq.write_table(rows, file)
+        delta.publish(where, table, [file], "the classes")
+    except CommitRaced:
+        where.remove(file)
+    except BaseException:
+        _discard(where, deltalake.DeltaTable(where.uri("classes")), file)
+        raise

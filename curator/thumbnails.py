@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from functools import partial
 from typing import Any, NamedTuple
 
 import cv2
@@ -18,13 +18,12 @@ import numpy as np
 import simplejpeg
 
 from curator.decode import UnreadableImage, decode_small
-from curator.images import read_bytes
+from curator.reading import Asked, Reader, Where, place_of
+from curator.roots import Root
 
 _QUALITY = 85
 # What a kept thumbnail costs beside its bytes: the key, the tuple and the place in the dictionary.
 _OVERHEAD = 600
-
-Place = tuple[str, str | None, int | None, int | None]
 
 
 class Thumbnail(NamedTuple):
@@ -39,7 +38,7 @@ class Thumbnail(NamedTuple):
     problem: str = ""
 
 
-def thumbnail(root: Path, row: Mapping[str, Any], side: int) -> Thumbnail:
+def thumbnail(root: Root, row: Mapping[str, Any], side: int) -> Thumbnail:
     """Makes the small picture of an image.
 
     Args:
@@ -47,7 +46,8 @@ def thumbnail(root: Path, row: Mapping[str, Any], side: int) -> Thumbnail:
         row: The image: uri, shard, byte_offset, byte_length.
         side: Most pixels of width and height; a smaller picture keeps its size.
     """
-    return _made(root, _place(row), side)
+    with Reader(root) as reader:
+        return _made(reader.ask([place_of(row)]), side, 0)
 
 
 class Thumbnails:
@@ -58,11 +58,12 @@ class Thumbnails:
         limit: Most bytes that are kept; the pictures that were not asked for longest go first.
     """
 
-    def __init__(self, root: Path, limit: int) -> None:
+    def __init__(self, root: Root, limit: int) -> None:
         self.root, self.limit = root, limit
         self.bytes = 0
-        self._kept: OrderedDict[tuple[Place, int], Thumbnail] = OrderedDict()
+        self._kept: OrderedDict[tuple[Where, int], Thumbnail] = OrderedDict()
         self._turn = threading.Lock()
+        self._reader = Reader(root)
         self._pool = ThreadPoolExecutor((os.cpu_count() or 1) + 1, "thumbnail")
 
     def of(self, rows: Sequence[Mapping[str, Any]], side: int) -> list[Thumbnail]:
@@ -72,19 +73,21 @@ class Thumbnails:
             rows: The images, see `thumbnail`.
             side: Most pixels of width and height.
         """
-        keys = [(_place(row), side) for row in rows]
+        keys = [(place_of(row), side) for row in rows]
         with self._turn:
             found = {key: self._kept[key] for key in keys if key in self._kept}
             for key in found:
                 self._kept.move_to_end(key)
         missing = list(dict.fromkeys(key for key in keys if key not in found))
-        for key, made in zip(missing, self._pool.map(lambda key: _made(self.root, *key), missing), strict=True):
-            found[key] = made
-            if not made.problem:  # what is missing now may be there later
-                self._keep(key, made)
+        with self._reader.ask(place for place, _ in missing) as asked:
+            answers = self._pool.map(partial(_made, asked, side), range(len(missing)))
+            for key, made in zip(missing, answers, strict=True):
+                found[key] = made
+                if not made.problem:  # what is missing now may be there later
+                    self._keep(key, made)
         return [found[key] for key in keys]
 
-    def _keep(self, key: tuple[Place, int], made: Thumbnail) -> None:
+    def _keep(self, key: tuple[Where, int], made: Thumbnail) -> None:
         with self._turn:
             if key in self._kept:  # another thread was faster
                 return
@@ -94,17 +97,13 @@ class Thumbnails:
                 self.bytes -= _size(*self._kept.popitem(last=False))
 
 
-def _size(key: tuple[Place, int], made: Thumbnail) -> int:
+def _size(key: tuple[Where, int], made: Thumbnail) -> int:
     return len(made.jpeg) + len(key[0][0]) + _OVERHEAD
 
 
-def _place(row: Mapping[str, Any]) -> Place:
-    return row["uri"], row["shard"], row["byte_offset"], row["byte_length"]
-
-
-def _made(root: Path, place: Place, side: int) -> Thumbnail:
+def _made(asked: Asked, side: int, number: int) -> Thumbnail:
     try:
-        pixels = decode_small(read_bytes(root, *place), side)
+        pixels = decode_small(asked.take(number), side)
     except UnreadableImage as error:
         return Thumbnail(b"", str(error))
     height, width, _ = pixels.shape

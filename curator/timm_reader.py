@@ -20,9 +20,11 @@ from timm.data.dataset import ImageDataset
 from timm.data.readers.reader import Reader
 
 from curator import manifests, packs, queries
+from curator.bucket import Bucket, is_url
 from curator.decode import UnreadableImage
 from curator.errors import InputError
-from curator.images import read_bytes
+from curator.reading import read_bytes
+from curator.roots import Root
 from curator.rows import Place, Rows, holdout_rows
 from curator.store import Store
 
@@ -88,7 +90,7 @@ class ManifestReader(Reader):
     def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
         """The uri of an image; its last part, or where it is from the root of the file system."""
         uri = self._find(index)[0].uri
-        return Path(uri).name if basename else str(self._root / uri) if absolute else uri
+        return Path(uri).name if basename else _absolute(self._root, uri) if absolute else uri
 
     def _find(self, index: int) -> tuple[Place, int]:
         if not 0 <= index < len(self):
@@ -134,3 +136,9 @@ def register(*, size: int | None = None, pack: str | None = "auto") -> None:
         return ImageDataset(root, reader, **known)  # type: ignore[no-untyped-call]
 
     timm.data.create_dataset = create_dataset  # type: ignore[assignment, attr-defined]
+
+
+def _absolute(root: Root, uri: str) -> str:
+    if isinstance(root, Bucket):
+        return uri if is_url(uri) or uri.startswith("/") else f"{root}/{uri}"
+    return uri if is_url(uri) else str(root / uri)

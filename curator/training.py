@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import time
 from collections.abc import Callable
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+import deltalake
 import pyarrow as pa
 import torch
 from torch import distributed
@@ -109,6 +111,9 @@ def train(
         assignment = Assignment(store, plan, recipe_name, manifest, name, init, pack, fold)
         called, folder = assignment.name, assignment.folder
         with alone(folder, f"training '{called}'") if mine.first else nullcontext():
+            if mine.first or os.environ.get("LOCAL_RANK") == "0":  # once a machine
+                store.place.anew(folder.relative_to(store.path).as_posix())
+            registered = store.delta("models")
             if store.rows("select 1 from models where model = $model", model=called):
                 raise InputError(f"the model '{called}' exists" + " and is finished" * resume, "give another --name")
             if mine.first:
@@ -119,7 +124,7 @@ def train(
                 assignment.read(kept.state.get("versions", {}))
             else:  # the same on each rank, whatever people decide in between
                 assignment.read(mine.gather(versions or {"reviews": store.versions()["reviews"]})[0])
-            run = _Run(store, assignment, kept, threads, mine, tensorboard)
+            run = _Run(store, assignment, registered, kept, threads, mine, tensorboard)
             with closing(run.journal):
                 started = run.resume() if resume else run.begin()
                 run.train(started, checkpoint_seconds)
@@ -133,13 +138,14 @@ class _Run:
         self,
         store: Store,
         assignment: Assignment,
+        registered: deltalake.DeltaTable,
         kept: checkpoints.Checkpoint | None,
         threads: int | None,
         mine: ranks.Ranks,
         tensorboard: Path | None,
     ) -> None:
         self.store, self.assignment, self.threads, self.ranks = store, assignment, threads, mine
-        self.state = kept
+        self.state, self.registered = kept, registered
         self.name, self.folder, self.steps = assignment.name, assignment.folder, assignment.steps
         self.phases, self.network = assignment.phases, assignment.network
         self.recipe = recipe = assignment.recipe
@@ -159,10 +165,11 @@ class _Run:
     def begin(self) -> int:
         """A new run; a checkpoint of an unfinished one is not thrown away silently."""
         there = checkpoints.steps(self.folder)
+        folder = self.folder.relative_to(self.store.path).as_posix()
         if there:
             raise InputError(
-                f"an unfinished run of '{self.name}' has a checkpoint at {there[-1]}",
-                f"go on with --resume, give another --name, or rm -r {self.folder}",
+                f"an unfinished run of '{self.name}' has the checkpoint {there[-1].name}",
+                f"go on with --resume, give another --name, or {self.store.place.removal([folder])}",
             )
         largest = max((sum(count for _, count in phase.streams) for phase in self.phases), default=1)
         wanted = optimization.precision(self.recipe, self.network, self.ranks.device, largest // self.ranks.world)
@@ -306,6 +313,7 @@ class _Run:
                 "moving": None if moving is None else moving.state_dict(),
             }
             checkpoints.save(self.folder, step, weights, state, self.recipe.compute.keep_checkpoints)
+            self.store.place.mirror(self.folder)
             self.journal.write(step, failures)
         self.ranks.wait()
 
@@ -364,6 +372,11 @@ class _Run:
     def _register(self, step: int, figures: dict[str, float], failures: dict[int, str]) -> None:
         path = self.folder / "weights.safetensors"
         weights_hash = network.save(self.final, path)
+        if self.assignment.fold is None:
+            below = self.folder.relative_to(self.store.path).as_posix()
+            own = self.store.path / self.store.place.own_folder(below, weights_hash)
+            own.mkdir(exist_ok=True)
+            path = path.rename(own / path.name)
         about = {
             "loss": self.last_loss,
             "steps": self.steps,
@@ -385,6 +398,9 @@ class _Run:
             "created_at": dt.datetime.now(dt.UTC),
         }
         self.journal.write(self.steps, failures, figures)
+        self.store.place.mirror(self.folder)
         if self.assignment.fold is None:
-            self.store.append("models", pa.Table.from_pylist([row], MODELS.schema))
+            rows = pa.Table.from_pylist([row], MODELS.schema)
+            self.store.claim("models", rows, f"model {self.name}", self.registered)
         checkpoints.remove(self.folder, self.watch.best is not None and self.watch.best.step == step)
+        self.store.place.mirror(self.folder)

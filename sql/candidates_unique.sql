@@ -3,13 +3,16 @@
 -- Inputs:  repeating (all candidates), stored_duplicates.
 -- Grain:   one row per image.
 with repeats as (
-    select r.image_id
-    from repeating as r
-    join stored_duplicates as d on d.image_id = r.image_id
-    qualify
-        d.labeled_twin
-        or row_number() over (
-            partition by d.group_id, d.labeled_twin order by r.confidence desc, r.image_id
-        ) > 1
+    select image_id
+    from (
+        select
+            r.image_id, d.labeled_twin,
+            row_number() over (
+                partition by d.group_id, d.labeled_twin order by r.confidence desc, r.image_id
+            ) as nth
+        from repeating as r
+        join stored_duplicates as d on d.image_id = r.image_id
+    )
+    where labeled_twin or nth > 1
 )
 select * from repeating where image_id not in (select image_id from repeats);

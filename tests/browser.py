@@ -45,13 +45,13 @@ def browser() -> Iterator[Any]:
 
 
 @contextmanager
-def serve(store: Path, **env: str) -> Iterator[str]:
-    """Runs `curator app` on a store; gives its address."""
+def serve(store: Path | str, folder: Path | None = None, **env: str) -> Iterator[str]:
+    """Runs `curator app` on a store, with its log in a folder or beside the store; gives its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [Path(sys.executable).with_name("curator"), "app", "--store", store, "--port", str(port)]
-    log = store.parent / f"app-{port}.log"
+    log = (folder or Path(store).parent) / f"app-{port}.log"
     with log.open("w") as said:
         server = subprocess.Popen([str(part) for part in command], stdout=said, stderr=said, env=os.environ | env)
     url = f"http://127.0.0.1:{port}"

@@ -28,6 +28,8 @@ from curator.images import add_images
 from curator.labels import import_labels
 from curator.store import Store
 
+pytest_plugins = ["bucket"]  # a server for all modules
+
 CLASSES = ["cat", "dog", "owl"]
 PROBS = {
     "a": (0.90, 0.05, 0.05),

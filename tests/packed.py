@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from curator import manifests, packs
-from curator.images import add_images, read_bytes
+from curator.images import add_images
 from curator.labels import import_labels
+from curator.reading import read_bytes
 from curator.shards import Form
 from curator.store import Store
 

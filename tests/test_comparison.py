@@ -6,7 +6,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 from conftest import Answer
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curator import comparison, manifests, queries
@@ -126,6 +126,7 @@ some_rows = st.dictionaries(st.integers(0, 12), st.tuples(st.integers(0, 3), st.
 
 
 @given(before=some_rows, after=some_rows)
+@settings(deadline=None)
 def test_the_statement_is_the_rule(before: Rows, after: Rows) -> None:
     con = duckdb.connect()
     try:

@@ -247,7 +247,7 @@ def test_a_build_that_died_before_its_commit_is_built_over(store: Store, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "append", dies)
+        patch.setattr(Store, "claim", dies)
         with pytest.raises(KeyboardInterrupt):
             manifests.build(store, "m", {"per_class": 3})
     assert (store.path / "manifests" / "m").exists()
@@ -289,7 +289,7 @@ def test_builds_of_one_name_at_once_publish_one(large: Store, seeds: tuple[int, 
 
 def test_a_build_waits_for_another_that_is_publishing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The race at its narrowest: a rival comes between the moment the files are in place and the commit."""
-    append = Store.append
+    claim = Store.claim
     rivals: list[subprocess.Popen[bytes]] = []
 
     def late(*arguments: Any) -> None:
@@ -298,9 +298,9 @@ def test_a_build_waits_for_another_that_is_publishing(store: Store, monkeypatch:
         while not list((store.path / "manifests").glob(".m-*/_lineage.json")) and rivals[0].poll() is None:
             time.sleep(0.01)
         time.sleep(0.3)
-        append(*arguments)
+        claim(*arguments)
 
-    monkeypatch.setattr(Store, "append", late)
+    monkeypatch.setattr(Store, "claim", late)
     built = manifests.build(store, "m", {"per_class": 3})
     assert rivals[0].wait() == 0
     assert [row["sha256"] for row in manifests.published(store)] == [built.sha256]

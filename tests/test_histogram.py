@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curator import labels, manifests, selection
-from curator.delta import paths_of
 from curator.histogram import EDGE, Histogram
 from curator.labels import import_labels
 from curator.store import Store
@@ -60,15 +59,11 @@ def test_packed_counts_that_cannot_be_used() -> None:
     assert not Histogram(5000).unpack(packed)
 
 
-def parts_of(store: Store) -> list[Path]:
-    return [Path(path) for path in paths_of(store.delta("labels"))]
-
-
 def test_parts_carry_the_counts_of_their_generation(store: Store, tmp_path: Path) -> None:
     import_labels(store, str(tmp_path / "probs.parquet"), 1, "second")
     for generation in (0, 1):
         found = Histogram(3, above=0.3)
-        assert labels.add_counts(parts_of(store), generation, found)
+        assert labels.add_counts(store.footers("labels"), generation, found)
         assert found.counted.tolist() == [5, 3, 1]  # i, with 0.40 for dog, and h, with 0.34 for cat, are among them
 
 
@@ -91,15 +86,15 @@ def test_a_selection_reads_the_counts_and_gives_the_same_rows(
 def test_a_part_without_counts_is_counted(store: Store) -> None:
     """As when another tool has merged the parts into larger ones."""
     built = manifests.build(store, "a", {"per_class": 2})
-    (part,) = parts_of(store)
+    (part,) = store.files("labels")
     rows = pq.read_table(part).replace_schema_metadata(None)
     pq.write_table(rows, part)
-    assert not labels.add_counts([part], 0, Histogram(3))
+    assert not labels.add_counts(store.footers("labels"), 0, Histogram(3))
     assert manifests.build(store, "b", {"per_class": 2}).sha256 == built.sha256
 
 
 def test_counts_that_do_not_fit_the_rows_stop_the_build(store: Store) -> None:
-    (part,) = parts_of(store)
+    (part,) = store.files("labels")
     rows = pq.read_table(part)
     pq.write_table(rows.slice(2).replace_schema_metadata(pq.read_metadata(part).metadata), part)
     with pytest.raises(RuntimeError, match="7 rows are within the quota, and 9 were counted"):

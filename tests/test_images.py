@@ -21,7 +21,8 @@ from conftest import Answer
 from PIL import Image
 
 from curator.errors import InputError
-from curator.images import add_images, read_bytes
+from curator.images import add_images
+from curator.reading import read_bytes
 from curator.store import Store
 
 Run = Callable[..., Answer]

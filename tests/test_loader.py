@@ -19,9 +19,10 @@ from curator.augment import Augmentation, augment
 from curator.batches import Batch
 from curator.decode import decode
 from curator.errors import CuratorError, InputError
-from curator.images import add_images, read_bytes
+from curator.images import add_images
 from curator.labels import import_labels
 from curator.loader import ManifestLoader
+from curator.reading import read_bytes
 from curator.rows import Rows
 from curator.shards import Form
 from curator.store import Store

@@ -223,7 +223,7 @@ def test_verify_finds_damage_and_says_what_mends_it(store: Store, curator: Run, 
         assert contents(store, "32-q90").items() < before.items()
         assert packs.index(store, "32-q90").num_rows == 10
     # what the message proposes works
-    assert f"mend: rm -f {file}; then" in done.err
+    assert f"mend: rm -rf {file}; then" in done.err
     file.unlink(missing_ok=True)
     mended = packs.pack(store, "b", SMALL)
     assert (mended.images, mended.already_packed) == (6, 10)

@@ -10,8 +10,9 @@ import pytest
 import torch
 from pictures import taught
 from safetensors.torch import load_file
+from torch import distributed
 
-from curator.errors import InputError
+from curator.errors import CuratorError, InputError
 from curator.ranks import Ranks, device_of, join
 from curator.store import Store
 
@@ -72,3 +73,39 @@ def test_device_names() -> None:
         assert mine == Ranks(0, 1, torch.device("cpu"))
         assert mine.gather({"a": 1}) == [{"a": 1}]
         mine.wait()
+
+
+def test_a_rank_waits_longer_for_the_others_than_torch_would(tmp_path: Path) -> None:
+    """One host may be an hour slower than another. Here torch's own patience is a second."""
+    script = tmp_path / "script.py"
+    script.write_text("""
+import datetime, os, time
+from torch.distributed import distributed_c10d
+distributed_c10d.default_pg_timeout = datetime.timedelta(seconds=1)
+from curator.ranks import join
+with join("cpu") as ranks:
+    time.sleep(3 * ranks.rank)
+    ranks.wait()
+    print(ranks.gather(ranks.rank), flush=True)
+""")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n") == ["[0, 1]", "[0, 1]", ""]
+
+
+def test_ranks_that_do_not_reach_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a restart, where torch finds in its store the addresses of processes that are gone."""
+
+    def refuse(backend: str) -> None:
+        raise RuntimeError(f"{backend} connectFullMesh failed: Connection refused\nException raised from ...")
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(distributed, "init_process_group", refuse)
+    with pytest.raises(
+        CuratorError, match=r"do not reach each other \(gloo connectFullMesh failed: .*refused\)"
+    ) as told:
+        join("cpu").__enter__()
+    assert "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in told.value.mend

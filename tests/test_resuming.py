@@ -131,7 +131,7 @@ def test_figures_of_a_run_that_died_before_it_was_registered_are_taken_back(stor
 
 def test_an_unfinished_run_is_not_thrown_away(store: Store, curator: Callable[..., Answer]) -> None:
     stopped(store)
-    with pytest.raises(InputError, match="an unfinished run of 'late' has a checkpoint") as caught:
+    with pytest.raises(InputError, match="an unfinished run of 'late' has the checkpoint") as caught:
         teach(store, *OWN, name="late")
     assert "--resume" in caught.value.mend
     for changes, options, what in (

@@ -19,7 +19,8 @@ from pictures import CLASSES, judged, teach, world
 from curator import manifests, packs
 from curator.decode import decode
 from curator.errors import InputError
-from curator.images import add_images, read_bytes
+from curator.images import add_images
+from curator.reading import read_bytes
 from curator.rows import Rows
 from curator.shards import Form
 from curator.store import Store

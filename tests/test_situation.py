@@ -65,7 +65,7 @@ def test_images_that_came_later_are_to_be_labeled(store: Store, tmp_path: Path) 
 
 def test_commands_name_a_store_elsewhere(store: Store) -> None:
     with store.connect() as con:
-        found = situation(Path("/data/my store"), False, lambda query: queries.rows(con, query))
+        found = situation("/data/my store", False, lambda query: queries.rows(con, query))
     assert all(step.command.endswith("--store '/data/my store'") for step in found.steps)
 
 

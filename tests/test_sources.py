@@ -15,7 +15,7 @@ import pytest
 
 from curator import progress, sources
 from curator.errors import InputError
-from curator.images import read_bytes
+from curator.reading import read_bytes
 
 
 def read(source: object, split: str | None = "unlabeled", labels: bool = False, root: Path = Path("/"), **more: Any):

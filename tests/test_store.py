@@ -21,8 +21,9 @@ from conftest import CLASSES, Answer
 from curator import delta, reviews
 from curator.delta import CommitRaced, paths_of
 from curator.errors import InputError, StoreError
-from curator.images import add_images, read_bytes
+from curator.images import add_images
 from curator.names import check_name
+from curator.reading import read_bytes
 from curator.schema import CLASSES as CLASS_TABLE
 from curator.schema import TABLES
 from curator.store import Store
@@ -272,14 +273,26 @@ def test_a_claim_that_lost_the_race_changes_nothing(tmp_path: Path) -> None:
         file = store.path / "classes" / f"{name}.parquet"
         pq.write_table(pa.table({"label": [0], "class_name": [name]}).cast(CLASS_TABLE.schema), file)
         if at is table:
-            delta.publish(at, [file], "the classes")
+            delta.publish(store.place, at, [file], "the classes")
             continue
         with pytest.raises(CommitRaced, match="another process published the classes"):
-            delta.publish(at, [file], "the classes")
+            delta.publish(store.place, at, [file], "the classes")
     assert store.classes() == ["cat"]
     assert store.versions()["classes"] == 1
     # from the newest state the same claim may be made again
-    delta.publish(store.delta("classes"), [store.path / "classes" / "dog.parquet"], "the classes")
+    delta.publish(store.place, store.delta("classes"), [store.path / "classes" / "dog.parquet"], "the classes")
+
+
+def test_a_commit_whose_answer_was_lost_is_found(tmp_path: Path) -> None:
+    """It is made once more, which fails against the first: the files are in the table, and stay there."""
+    store = Store.create(tmp_path / "s")
+    first, again = store.delta("classes"), store.delta("classes")
+    file = store.path / "classes" / "its own.parquet"
+    pq.write_table(pa.table({"label": [0], "class_name": ["cat"]}).cast(CLASS_TABLE.schema), file)
+    delta.publish(store.place, first, [file], "the classes")
+    delta.publish(store.place, again, [file], "the classes")
+    assert store.classes() == ["cat"]
+    assert store.versions()["classes"] == 1
 
 
 def test_classes_are_defined_once(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def make(path: Path, rows: int, wide: bool) -> None:
             pq.write_table(_images(ids, start), pictures[-1], compression="zstd", row_group_size=_GROUP)
     publish(store, store.delta("labels"), parts, 0)
     if wide:
-        delta.publish(store.delta("images"), pictures, "synthetic images")
+        delta.publish(store.place, store.delta("images"), pictures, "synthetic images")
 
 
 def _labels(rng: np.random.Generator, ids: np.ndarray, wide: bool) -> pa.Table:

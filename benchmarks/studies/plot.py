@@ -51,5 +51,5 @@ def claims(studies: Mapping[str, Study], rows: Sequence[Mapping[str, Any]], file
     axes.spines[["top", "right"]].set_visible(False)
     for said, colour in COLOURS.items():
         axes.plot([], [], "o", color=colour, label=said)
-    axes.legend(loc="lower right", fontsize=7, frameon=False, title="the claim", title_fontsize=7)
+    axes.legend(loc="upper right", fontsize=7, frameon=False, title="the claim", title_fontsize=7)
     figure.savefig(file, dpi=110)

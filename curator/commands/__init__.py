@@ -19,7 +19,6 @@ pages.py     app
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -65,7 +64,9 @@ def every(
     """Stores, selects, balances and audits the data of Noisy Student self-training."""
 
 
-StoreOption = Annotated[Path, typer.Option("--store", envvar="CURATOR_STORE", help="Folder of the store.")]
+StoreOption = Annotated[
+    str, typer.Option("--store", envvar="CURATOR_STORE", help="Folder of the store, or its URL in a bucket.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer with one JSON document.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress and no messages.", callback=_show_progress)]
-DEFAULT_STORE = Path("store")
+DEFAULT_STORE = "store"

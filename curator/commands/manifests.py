@@ -47,6 +47,10 @@ def build_manifest(
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1, write nothing if a class falls short.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be selected; write nothing.")] = False,
+    engine: Annotated[str, typer.Option(help="duckdb or spark; the rows are the same.")] = "duckdb",
+    master: Annotated[
+        str | None, typer.Option(help="Where Spark runs, e.g. spark://host:7077.", show_default="local[*]")
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Also print every class and the SQL.")] = False,
     store: StoreOption = DEFAULT_STORE,
     json: JsonOption = False,
@@ -69,7 +73,8 @@ def build_manifest(
     defaults = (None, "DEFAULT")
     said = {k: v for k, v in options.items() if getattr(context.get_parameter_source(k), "name", None) not in defaults}
     there = Store(store)
-    built = manifests.build(there, name, said, as_of=as_of, strict=strict, dry_run=dry_run)
+    where_to = _master(engine, master)
+    built = manifests.build(there, name, said, as_of=as_of, strict=strict, dry_run=dry_run, master=where_to)
     if not dry_run:  # now, so that a training begins at once
         records.lay_out(there, built, None)
     document = _document(built) | ({"lineage": built.lineage} if explain else {})
@@ -120,6 +125,7 @@ def show(
             {"teacher": lineage["model"]["model"], "weights sha256": lineage["model"]["weights_hash"]}
             | {"table versions": ", ".join(f"{k} {v}" for k, v in lineage["tables"].items())}
             | {"sql sha256": lineage["sql_sha256"], "tool": lineage["tool"]}
+            | ({"engine": lineage["engine"]} if "engine" in lineage else {})
         ),
         _class_table(found),
     ]
@@ -191,6 +197,17 @@ def _explain(store: Store, name: str, image_id: int, json: bool) -> None:
     render.answer(document | {k: v for k, v in found.facts.items() if k != "image_id"}, json, text)
 
 
+def _master(engine: str, master: str | None) -> str | None:
+    """Where Spark is to run; None for DuckDB."""
+    from curator.errors import InputError
+
+    if engine not in ("duckdb", "spark"):
+        raise InputError(f"--engine {engine} is not one of duckdb, spark", "curator build-manifest --help")
+    if engine == "duckdb" and master is not None:
+        raise InputError("--master says where Spark runs, and the engine is duckdb", "add --engine spark")
+    return (master or "local[*]") if engine == "spark" else None
+
+
 def _settings(given: list[str]) -> dict[str, str]:
     """The NAME=VALUE of each --set."""
     from curator.errors import InputError
@@ -214,7 +231,7 @@ def _document(manifest: Manifest) -> dict[str, Any]:
 
     return {
         "name": manifest.name,
-        "path": str(manifest.path),
+        "path": manifest.uri,
         "generation": manifest.generation,
         "rows": manifest.rows,
         "unique_images": manifest.unique_images,
@@ -234,7 +251,7 @@ def _summary(manifest: Manifest) -> str:
         f"{manifest.name}: {manifest.rows} rows from {manifest.unique_images} images, generation {manifest.generation}"
     ]
     if manifest.sha256:
-        lines += [f"sha256 {manifest.sha256}", str(manifest.path)]
+        lines += [f"sha256 {manifest.sha256}", manifest.uri]
     lines += ["", render.fields(dict(account.funnel(manifest)))]
     right, seen = account.precision(manifest)
     if seen:

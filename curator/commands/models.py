@@ -98,6 +98,9 @@ def label(
     threads: Annotated[int | None, typer.Option(min=1, help="Decoding threads.", show_default="one a core")] = None,
     engine: Annotated[str, typer.Option(help="What computes: auto, torch or onnxruntime.")] = "auto",
     device: DeviceOption = "auto",
+    part_seconds: Annotated[
+        float, typer.Option(min=0, help="Work in a part: what a kill can lose of each process, in seconds.")
+    ] = 30.0,
     embeddings: Annotated[
         bool, typer.Option("--embeddings", help="Store the features of each image, too, for quality duplicates.")
     ] = False,
@@ -114,13 +117,13 @@ def label(
 
     kept = None
     if not embeddings:
-        done = labeling.label(Store(store), model, split, batch_size, threads, engine=engine, device=device)
+        done = labeling.label(Store(store), model, split, batch_size, threads, part_seconds, engine, device)
     else:
         from curator.embedding import embed
         from curator.ranks import join
 
         with join(device):  # for both: a process joins the ranks of its run once
-            done = labeling.label(Store(store), model, split, batch_size, threads, engine=engine, device=device)
+            done = labeling.label(Store(store), model, split, batch_size, threads, part_seconds, engine, device)
             kept = embed(Store(store), model, split, batch_size, threads, device=device)
     rate = f"{done.images_per_second:.0f} images/s"
     lines = [f"generation {done.generation}: {done.images} images labeled by '{model}', {rate}"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -94,8 +93,8 @@ def _verify(store: Store, name: str, json: bool) -> None:
     ]
     render.answer(done._asdict(), json, "\n".join(lines))
     if done.damaged:
-        files = " ".join(shlex.quote(str(store.path / shard)) for shard in done.damaged_shards)
         raise AnswerIsNo(
             f"damaged files of the pack: {len(done.damaged_shards)} of {done.shards}",
-            f"rm -f {files}; then run the `curator pack` that made it, which packs their images again",
+            f"{store.place.removal(done.damaged_shards)}; then run the `curator pack` that made it, which packs their "
+            "images again",
         )

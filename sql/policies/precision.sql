@@ -15,8 +15,8 @@ counted as (
     select
         label, confidence,
         -- range, so that equal confidences count together
-        count(*) over of_class as n, count(*) filter (is_right) over of_class as k,
-        count(*) over of_all as n_all, count(*) filter (is_right) over of_all as k_all
+        count(*) over of_class as n, count(case when is_right then 1 end) over of_class as k,
+        count(*) over of_all as n_all, count(case when is_right then 1 end) over of_all as k_all
     from holdout
     window
         of_class as (partition by label order by confidence desc range between unbounded preceding and current row),
@@ -25,8 +25,8 @@ counted as (
 bounded as (
     select
         *,
-        (k + $z ** 2 / 2 - $z * sqrt(k * (n - k) / n + $z ** 2 / 4)) / (n + $z ** 2) as bound,
-        (k_all + $z ** 2 / 2 - $z * sqrt(k_all * (n_all - k_all) / n_all + $z ** 2 / 4)) / (n_all + $z ** 2) as bound_all
+        (k + $z * $z / 2 - $z * sqrt(k * (n - k) / n + $z * $z / 4)) / (n + $z * $z) as bound,
+        (k_all + $z * $z / 2 - $z * sqrt(k_all * (n_all - k_all) / n_all + $z * $z / 4)) / (n_all + $z * $z) as bound_all
     from counted
 ),
 overall as (select min(confidence) filter (bound_all >= $precision) as threshold from bounded),
@@ -37,6 +37,6 @@ left join own on own.label = c.label
 cross join overall
 where c.confidence >= case
     -- n right out of n has the bound n / (n + z^2)
-    when own.images is null or own.images / (own.images + $z ** 2) < $precision then overall.threshold
+    when own.images is null or own.images / (own.images + $z * $z) < $precision then overall.threshold
     else own.threshold
 end;

@@ -27,7 +27,7 @@ from (
     select
         c.image_id, c.label, c.confidence, e.images,
         -- 53 bits, as many as a DOUBLE holds
-        (md5_number_lower(c.image_id || '/' || $seed) >> 11) / 2.0 ** 53 as draw
+        (md5_number_lower(c.image_id || '/' || $seed) // 2048) / 2.0 ** 53 as draw
     from candidates as c
     join edges as e on e.label = c.label and floor(c.confidence::DOUBLE * 100)::INT >= e.bin
 )

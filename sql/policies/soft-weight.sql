@@ -8,7 +8,7 @@ with
 -- Sums of whole numbers: those of fractions depend in their last digits on how threads share the rows.
 centre as (select sum((confidence * 2.0 ** 40)::BIGINT) / count(*) / 2.0 ** 40 as mu from allowed),
 spread as (
-    select mu, sum(((confidence - mu) ** 2 * 2.0 ** 90)::HUGEINT) / count(*) / 2.0 ** 90 as variance
+    select mu, sum(((confidence - mu) * (confidence - mu) * 2.0 ** 90)::HUGEINT) / count(*) / 2.0 ** 90 as variance
     from allowed, centre
     group by mu
 )
@@ -18,6 +18,6 @@ select
     -- since 0 would say that the row is not there.
     case
         when confidence >= mu then 1
-        else greatest(exp(-((confidence - mu) ** 2) / (2 * variance)), 2.0 ** -126)
+        else greatest(exp(-(confidence - mu) * (confidence - mu) / (2 * variance)), 2.0 ** -126)
     end as weight
 from candidates, spread;
