@@ -136,7 +136,7 @@ def make(path: Path, rows: int, place: Place = lambda table: table) -> None:
         split, label = np.where(held, "holdout", "unlabeled"), pa.array(truth, mask=~held)
         images = replaced(_images(ids, start), split=split, label=label)
         pq.write_table(place(images), pictures[-1], compression="zstd", row_group_size=_GROUP)
-    delta.publish(store.delta("images"), pictures, "synthetic images")
+    delta.publish(store.place, store.delta("images"), pictures, "synthetic images")
     for generation, files in parts.items():
         publish(store, store.delta("labels"), files, generation)
 

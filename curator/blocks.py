@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import fsspec
@@ -30,6 +30,7 @@ class Blocks(fsspec.AbstractFileSystem):  # type: ignore[misc]
 
     Attributes:
         failure: What the last request that failed came to: DuckDB makes a text of it that nobody can read.
+        tell: Called with each failure, in the thread that meets it.
     """
 
     protocol = SCHEMES
@@ -39,6 +40,7 @@ class Blocks(fsspec.AbstractFileSystem):  # type: ignore[misc]
         super().__init__()
         self.bucket, self.cache = bucket, cache
         self.failure: Exception | None = None
+        self.tell: Callable[[Exception], None] = lambda _: None
         self._recent: dict[str, bytes] = {}
         self._turn = threading.Lock()
 
@@ -91,6 +93,7 @@ class Blocks(fsspec.AbstractFileSystem):  # type: ignore[misc]
             return request()
         except Exception as error:
             self.failure = error
+            self.tell(error)
             raise
 
     def _open(self, path: str, mode: str = "rb", **options: Any) -> File:

@@ -201,6 +201,9 @@ class Place:
     def register(self, con: duckdb.DuckDBPyConnection) -> None:
         """Lets a connection read the tables' files."""
 
+    def on_failure(self, tell: Callable[[Exception], None]) -> None:
+        """Has each failed read of a table's file told at once, in the thread that meets it."""
+
     def failure(self, error: BaseException) -> StoreError | None:
         """What to tell of an error of deltalake, DuckDB or pyarrow if it is the bucket's and not the store's."""
         return None

@@ -246,12 +246,17 @@ class BucketPlace(Place):
         con.register_filesystem(self.blocks)
 
     @override
+    def on_failure(self, tell: Callable[[Exception], None]) -> None:
+        self.blocks.tell = tell
+
+    @override
     def failure(self, error: BaseException) -> StoreError | None:
         failed = self.blocks.failure
         if isinstance(failed, StoreError):
             self.blocks.failure = None
             return failed
-        asked = isinstance(error, OSError) and error.errno is None
+        # an object that is not there is the store's damage
+        asked = isinstance(error, OSError) and error.errno is None and not isinstance(error, FileNotFoundError)
         return refusal(self.url, error) if asked or "Error performing " in str(error) else None
 
 

@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from curator import bucket, manifests, queries
-from curator.errors import CuratorError, InputError
+from curator.errors import CuratorError, InputError, StoreError
 from curator.sandbox import MEMORY_LIMIT, MEMORY_MEND
 from curator.schema import MANIFEST_ROW, TABLES
 from curator.store import Store
@@ -50,6 +50,8 @@ def main() -> None:
         store = Store(asked["store"])
         with open_sandbox(store, asked["memory"]) as con:
             try:
+                # Said and done at once: to give up a scan whose reader failed may wait for that reader for ever.
+                store.place.on_failure(lambda error: _refuse(_broken(error)))
                 _confine(_memory(con), asked["seconds"])
                 rows = send(con, asked["query"], sys.stdout.buffer, asked["rows"], asked["size"])
                 sys.stdout.flush()
@@ -59,6 +61,13 @@ def main() -> None:
                 _refuse(store.place.failure(error) or error)
     except CuratorError as error:
         _refuse(error)
+
+
+def _broken(error: Exception) -> CuratorError:
+    if isinstance(error, CuratorError):
+        return error
+    said = str(error).partition(": Error")[0]  # obstore goes on with the request and its answer
+    return StoreError(f"a file of the store is missing or damaged ({said})", "restore it from a backup")
 
 
 def _refuse(error: CuratorError) -> None:

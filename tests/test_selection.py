@@ -52,7 +52,7 @@ def stated(case: Case, generation: int) -> list[tuple[int, int, int, str, float]
     held_out = {image.content_hash for image in case.images if image.split == "holdout"} - {None}
     decided = {image_id: (decision, new) for image_id, decision, new in case.reviews}
     quota = case.options["per_class"]
-    ranked: dict[int, list[tuple[bool, float, int, str]]] = {}
+    ranked: dict[int, list[tuple[bool, float, int, str, float]]] = {}
     for image in case.images:
         if image.split != "unlabeled" or generation not in image.labels or image.content_hash in held_out:
             continue
@@ -63,17 +63,21 @@ def stated(case: Case, generation: int) -> list[tuple[int, int, int, str, float]
         if not (above or first) or decision == "reject":
             continue
         source = "review" if decision == "relabel" else "pseudo"
-        ranked.setdefault(label if new is None else new, []).append((not first, -confidence, image.image_id, source))
+        # what people accepted is in order as far as a FLOAT above all confidences tells it, see sql/accepted_first.sql
+        score = float(np.float32(1e31 * (1 + confidence))) if first else confidence
+        ranked.setdefault(label if new is None else new, []).append(
+            (not first, -score, image.image_id, source, confidence)
+        )
     rows = []
     for label in sorted(ranked):
         kept = sorted(ranked[label])[:quota]
-        for rank, (_, negative, image_id, source) in enumerate(kept):
+        for rank, (_, _, image_id, source, confidence) in enumerate(kept):
             copies = quota // len(kept) + (rank < quota % len(kept))
             if case.options["max_copies"] is not None:
                 copies = min(copies, case.options["max_copies"])
             if case.options["fill"] == "none":
                 copies = 1
-            rows.append((label, image_id, copies, source, -negative))
+            rows.append((label, image_id, copies, source, confidence))
     return rows
 
 

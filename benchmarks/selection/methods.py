@@ -43,16 +43,16 @@ def write(store: str, quota: int, output: Path) -> tuple[float, int]:
 def curator(store: str, quota: int, output: Path, counted: bool = True) -> tuple[float, int]:
     """The tool: counts from the footers of the parts, one pass over the rows."""
     from curator import selection
-    from curator.delta import paths_of
     from curator.store import Store
 
     opened = Store(store)
     con = opened.connect()
     con.execute("set memory_limit = '1GB'")
-    selection.prepare(con)
-    parts = [Path(path) for path in paths_of(opened.delta("labels"))] if counted else []
+    parameters = selection.Parameters(0, quota)
+    selection.prepare(con, parameters)
+    footers = opened.footers("labels") if counted else None
     began = time.perf_counter()
-    selection.select(con, selection.Parameters(0, quota), output.parent, parts)
+    selection.select(con, parameters, output.parent, footers)
     seconds = time.perf_counter() - began
     con.close()
     (output.parent / "selected.parquet").rename(output)
