@@ -103,7 +103,7 @@ class Bucket:
             EOFError: It ends before the piece does.
             StoreError: The bucket cannot be read.
         """
-        key = f"{self.url}/{name} {first} {length}"
+        key = f"{self.url}/{name}" if first is None else f"{self.url}/{name} {first} {length}"
         data = self.cache.get(key) if self.cache is not None else None
         if data is None:
             data = self.read(name) if first is None else self.ranges(name, [first], [first + length])[0]
