@@ -48,7 +48,7 @@ format: setup ## mend what ruff can mend, then format
 bench-app: setup ## the app on 10M images in a browser (4 GB of disk, fifteen minutes, Chromium)
 	$(BIN)/python benchmarks/app.py --write
 
-bench-bucket: setup ## a store in a bucket 30 ms away, beside one in a folder: requests and seconds (five minutes)
+bench-bucket: setup ## a store in a bucket 30 ms away, beside one in a folder: requests and seconds (three minutes)
 	$(BIN)/python benchmarks/bucket.py --write
 
 bench-drift: setup ## questions about two generations of 10M images (1 GB of disk, five minutes)
@@ -90,7 +90,7 @@ bench-scale: setup ## sizes, times and cost to 5B images, and 256 ranks that die
 bench-selection: setup ## selection and whole manifests, 1M to 300M rows, against other tools (15 GB, half an hour)
 	$(BIN)/python benchmarks/selection/run.py --write
 
-bench-spark: setup ## the same manifests by DuckDB and by Spark, 1M and 10M rows (4 GB of disk, Java 17, half an hour)
+bench-spark: setup ## the same manifests by DuckDB and by Spark, 1M and 10M rows (hours on 2 cores, Java)
 	$(BIN)/python benchmarks/spark.py --write
 
 bench-storage: setup ## soft labels on disk: bytes, rates, KL, real and synthetic (2 GB of disk, ten minutes, two packages)

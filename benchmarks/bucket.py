@@ -45,7 +45,7 @@ COMMANDS = (
 def main() -> None:
     """Runs the commands and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=3000, help="pictures of the pool")
+    parser.add_argument("--pictures", type=int, default=1000, help="pictures of the pool")
     parser.add_argument("--write", action="store_true", help=f"write {RESULTS.relative_to(HERE.parent)}")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

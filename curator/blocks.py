@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import io
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import fsspec
@@ -116,10 +116,6 @@ class Blocks(fsspec.AbstractFileSystem):  # type: ignore[misc]
     def exists(self, path: str, **options: Any) -> bool:
         """True: a file that is missing says so when it is read."""
         return True
-
-    def ls(self, path: str, detail: bool = True, **options: Any) -> Iterator[Any]:
-        """Not to be had: what belongs to a table is what its log names."""
-        raise NotImplementedError
 
 
 class File(io.RawIOBase):
