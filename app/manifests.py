@@ -11,7 +11,7 @@ import altair as alt
 import pandas as pd
 import streamlit as st
 
-from curator import account, comparison, manifests, policies
+from curator import account, building, comparison, policies
 from curator.errors import CuratorError
 from curator.manifests import Manifest
 from curator.names import check_name
@@ -316,4 +316,4 @@ def _turn() -> threading.Lock:
 @st.cache_data(show_spinner="Selecting", max_entries=20)
 def _tried(state: object, said: dict[str, Any]) -> Manifest:
     with _turn():  # one at a time: a selection may take as much memory as it is allowed
-        return manifests.build(live().store, None, said, dry_run=True)
+        return building.build(live().store, None, said, dry_run=True)

@@ -32,7 +32,7 @@ from manifest import memory_gib
 from packing import load, write_pictures
 from storage import installed
 
-from curator import engines, inference, network
+from curator import additions, engines, inference, network
 from curator.images import add_images
 from curator.labeling import label
 from curator.recipes import Recipe, from_json
@@ -151,7 +151,7 @@ class Case:
             "weights_hash": digest,
             "created_at": dt.datetime.now(dt.UTC),
         }
-        self.store.append("models", pa.Table.from_pylist([row], MODELS.schema))
+        additions.append(self.store, "models", pa.Table.from_pylist([row], MODELS.schema))
         add_images(self.store, str(root / "pictures"), "unlabeled")
         con = self.store.connect()
         rows = con.sql("select uri, shard, byte_offset, byte_length from stored_images order by uri").to_arrow_table()

@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 from manifest import memory_gib
 
-from curator import policies
+from curator import additions, building, policies
 
 sys.path.insert(0, str(Path(__file__).parent / "selection"))
 
@@ -92,7 +92,9 @@ def fill(path: Path, rows: int) -> None:
     truth = np.where(right, labels["label"].to_numpy(), rng.integers(0, pool.CLASSES, HOLDOUT))
     pictures = pool._images(ids, rows)
     known = {"split": pa.array(["holdout"] * HOLDOUT), "label": pa.array(truth, pa.int16())}
-    store.append("images", pa.table([known.get(n, pictures[n]) for n in IMAGES.schema.names], schema=IMAGES.schema))
+    additions.append(
+        store, "images", pa.table([known.get(n, pictures[n]) for n in IMAGES.schema.names], schema=IMAGES.schema)
+    )
 
 
 def builds(path: Path, rows: int, names: list[str], master: str) -> None:
@@ -112,7 +114,7 @@ def builds(path: Path, rows: int, names: list[str], master: str) -> None:
                 answer, built = {"what": name}, []
                 for engine, where in (("duckdb", None), ("spark", master)):
                     began = time.perf_counter()
-                    built.append(manifests.build(store, f"{engine}-{number}", options, master=where))
+                    built.append(building.build(store, f"{engine}-{number}", options, master=where))
                     answer[engine] = time.perf_counter() - began
                 files = [[file.read_bytes() for file in manifests.files(one)] for one in built]
                 answer |= {"same": files[0] == files[1] and built[0].sha256 == built[1].sha256}

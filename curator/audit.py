@@ -12,16 +12,15 @@ from __future__ import annotations
 import csv
 import datetime as dt
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from curator import delta, queries, selection
+from curator import additions, queries, selection
 from curator.account import wilson
 from curator.delta import CommitRaced
 from curator.errors import InputError
@@ -233,7 +232,7 @@ def _draw(store: Store, key: Key) -> None:
     Raises:
         InputError: No image is confident enough.
     """
-    store.make("audits")
+    additions.make(store, "audits")
     table = store.delta("audits")
     with closing(store.connect({"audits": table.version()})) as con:
         if queries.rows(con, f"{_SAMPLE} limit 1", **key._asdict()):  # drawn since somebody looked
@@ -254,13 +253,5 @@ def _draw(store: Store, key: Key) -> None:
         for field in AUDITS.schema
     }
     sample = pa.table(columns, schema=AUDITS.schema)
-    file = store.new_file("audits")
-    claim = "audit " + " ".join(map(str, key))
-    try:
-        pq.write_table(sample, file, compression="zstd")
-        delta.publish(store.place, table, [file], claim)
-    except CommitRaced:
-        store.place.remove(file)
-    except BaseException:
-        store.discard("audits", file)
-        raise
+    with suppress(CommitRaced):
+        additions.claim(store, "audits", sample, "audit " + " ".join(map(str, key)), table)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curator import queries
+from curator import additions, queries
 from curator.account import wilson
 from curator.errors import InputError, some, suggestion
 from curator.schema import CALIBRATIONS
@@ -210,7 +210,7 @@ def calibrate(
     known = bool(newest) and all(newest[0][key] == value for key, value in row.items())
     if not (known or dry_run):
         added = row | {"fitted_at": dt.datetime.now(dt.UTC)}
-        store.append("calibrations", pa.Table.from_pylist([added], CALIBRATIONS.schema))
+        additions.append(store, "calibrations", pa.Table.from_pylist([added], CALIBRATIONS.schema))
     return Calibration(
         **row,
         top1=float(right.mean()),

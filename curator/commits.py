@@ -5,6 +5,7 @@ Each chunk is one commit. A commit that lost the race is made again, without the
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -52,16 +53,11 @@ class ImageCommits:
                 rows = _left_to_add(rows, self._store.parquet(path, _COMPARED))
             if not rows.num_rows:
                 return
-            file = self._store.new_file("images")
+            write = partial(pq.write_table, rows, compression="zstd")
             try:
-                pq.write_table(rows, file, compression="zstd")
-                delta.publish(self._store.place, self._table, [file], "images")
+                file = delta.put(self._store.place, "images", self._table, write, "images")
             except CommitRaced:
-                self._store.place.remove(file)
                 self._table = self._store.delta("images")
-            except BaseException:
-                self._store.discard("images", file)
-                raise
             else:
                 # publish leaves the table at the version that it was; without a look at the new one every later
                 # chunk would race against this one

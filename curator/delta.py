@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import time
-from collections.abc import Sequence
+import uuid
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import deltalake
@@ -21,6 +24,7 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from curator.errors import StoreError
 from curator.place import Place
+from curator.schema import FOLDERS
 
 
 class CommitRaced(StoreError):
@@ -74,6 +78,45 @@ def publish(
     except OSError as error:
         raise place.failure(error) or error from None
     place.release(files)
+
+
+def put(
+    place: Place, table: str, opened: deltalake.DeltaTable, write: Callable[[Path], object], claim: str, **how: Any
+) -> Path:
+    """Writes one Parquet file and makes it part of a table.
+
+    Args:
+        place: Where the store lies.
+        table: Name of the table.
+        opened: The table, as for `publish`.
+        write: Writes the file.
+        claim: What is being published, see `publish`.
+        **how: What else `publish` takes.
+
+    Returns:
+        The file.
+
+    Raises:
+        CommitRaced: Another process published the claim in the meantime; nothing was changed, and no file is left.
+    """
+    folder = place.work / FOLDERS[table]
+    folder.mkdir(exist_ok=True)
+    file = folder / f"{uuid.uuid4().hex}.parquet"
+    try:
+        write(file)
+        with file.open("rb") as written:
+            os.fsync(written.fileno())
+        publish(place, opened, [file], claim, **how)
+    except CommitRaced:
+        place.remove(file)
+        raise
+    except BaseException:
+        # Ctrl-C, or a disk that fills up, may strike between the commit and the return of `publish`.
+        newest = deltalake.DeltaTable(opened.table_uri, storage_options=place.options)
+        if file.name not in {Path(path).name for path in paths_of(newest)}:
+            place.abandon(file)
+        raise
+    return file
 
 
 def paths_of(table: deltalake.DeltaTable) -> list[str]:

@@ -9,14 +9,14 @@ those they were made from: labels that came later, a kill in between, a store th
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
-from curator import delta, queries
+from curator import additions, delta, queries
 from curator.lock import alone
 from curator.store import Store
 
@@ -88,7 +88,7 @@ def keep(
         What they hold now; None where there is nothing to hold.
     """
     for name in family.tables:
-        store.make(name)
+        additions.make(store, name)
     with alone(store.path / family.tables[-1]):
         versions = store.versions()
         with closing(store.connect(versions)) as con:
@@ -105,19 +105,15 @@ def keep(
 def _put(store: Store, con: duckdb.DuckDBPyConnection, name: str, want: Wanted, group: int) -> None:
     """Puts the rows of a generation in the place of those that it had."""
     table = store.delta(name)
-    file = store.new_file(name)
     query = queries.text(name)
-    try:
+
+    def write(file: Path) -> None:
         rows = con.sql(query, params=queries.bind(con, query, want._asdict()))
         rows.to_parquet(str(file), compression="zstd", row_group_size=group)
-        with file.open("rb") as written:
-            os.fsync(written.fileno())
-        # A file that was merged holds other generations too. They come back when they are asked for.
-        gone = _holding(table, want.generation)
-        delta.publish(store.place, table, [file], f"{name} of generation {want.generation}", gone=gone)
-    except BaseException:
-        store.discard(name, file)
-        raise
+
+    # A file that was merged holds other generations too. They come back when they are asked for.
+    gone = _holding(table, want.generation)
+    delta.put(store.place, name, table, write, f"{name} of generation {want.generation}", gone=gone)
 
 
 def _holding(table: deltalake.DeltaTable, *generations: int) -> list[str]:

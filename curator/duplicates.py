@@ -16,6 +16,7 @@ import json
 import uuid
 from collections.abc import Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curator import confirmation, delta, neighbors, progress, queries
+from curator import additions, confirmation, delta, neighbors, progress, queries
 from curator.errors import InputError
 from curator.roots import Root
 from curator.schema import DUPLICATES
@@ -178,7 +179,7 @@ def find(store: Store, rule: Rule = _DEFAULT, *, leaks_only: bool = False, dry_r
     if not 0 < rule.cosine <= 1:
         raise InputError(f"the cosine {rule.cosine:g} is not above 0 and at most 1", f"--cosine {COSINE}")
     if not dry_run:
-        store.make("duplicates")
+        additions.make(store, "duplicates")
     versions = store.versions()
     known = last_scan(store, versions["duplicates"])
     read = {name: versions[name] for name in ("images", *["embeddings"] * (rule.model is not None))}
@@ -309,14 +310,13 @@ def groups(a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]) -> pa.Table:
 def _keep(store: Store, version: int, looked: Scan, rows: pa.Table) -> None:
     """Puts the rows in the place of those of the scan before."""
     table = store.delta("duplicates", version)
-    file = store.new_file("duplicates")
     stated = json.dumps(looked._asdict() | {"rule": looked.rule._asdict()})
-    try:
-        pq.write_table(rows.replace_schema_metadata({_FOOTER: stated.encode()}), file, compression="zstd")
-        delta.publish(store.place, table, [file], "duplicates", replace=True)
-    except BaseException:
-        store.discard("duplicates", file)
-        raise
+    rows = rows.replace_schema_metadata({_FOOTER: stated.encode()})
+
+    def write(file: Path) -> None:
+        pq.write_table(rows, file, compression="zstd")
+
+    delta.put(store.place, "duplicates", table, write, "duplicates", replace=True)
 
 
 def _answer(con: duckdb.DuckDBPyConnection, looked: Scan, leaks_only: bool, written: bool) -> Found:

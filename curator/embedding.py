@@ -19,7 +19,7 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from curator import progress, queries
+from curator import additions, progress, queries
 from curator.errors import InputError, suggestion
 from curator.inference import decoded
 from curator.lock import alone
@@ -75,7 +75,7 @@ def embed(
         features = Features(network.to(ranks.device))
         leave_a_core()
         if ranks.first:
-            store.make("embeddings")
+            additions.make(store, "embeddings")
             held.enter_context(alone(store.path / "embeddings" / f"by-{model}", f"embedding with '{model}'"))
         versions = ranks.gather(store.versions() if ranks.first else {})[0]
         key = {"model": model, "weights_hash": row["weights_hash"]}
@@ -164,4 +164,4 @@ def _rows(ids: pa.ChunkedArray, vectors: npt.NDArray[np.int8], key: dict[str, st
 
 def _commit(store: Store, waiting: list[pa.Table]) -> None:
     if waiting:
-        store.append("embeddings", pa.concat_tables(waiting))
+        additions.append(store, "embeddings", pa.concat_tables(waiting))

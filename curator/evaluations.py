@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curator import queries
+from curator import additions, queries
 from curator.errors import InputError, some, suggestion
 from curator.schema import EVALUATIONS
 from curator.store import Store
@@ -78,7 +78,7 @@ def record(
     }
     rows = [given | dict(row) for row in figures if np.isfinite(row["value"])]
     if rows:
-        store.append("evaluations", pa.Table.from_pylist(rows, EVALUATIONS.schema))
+        additions.append(store, "evaluations", pa.Table.from_pylist(rows, EVALUATIONS.schema))
 
 
 def newest(store: Store, models: Sequence[str]) -> list[dict[str, Any]]:

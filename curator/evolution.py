@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from curator import (
     account,
+    building,
     calibration,
     checkpoints,
     labeling,
@@ -162,7 +163,7 @@ def _tasks(
         return lambda: _told(labeling.label(store, model, threads=threads, part_seconds=part_seconds, device=device))
 
     def build(manifest: str, options: dict[str, Any]) -> Callable[[], object]:
-        return lambda: _warned(manifests.build(store, manifest, options))
+        return lambda: _warned(building.build(store, manifest, options))
 
     there = {row["model"]: row for row in store.rows("select * from models")}
     controls: set[str] = set()

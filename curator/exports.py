@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from curator import digests, manifests, progress, queries, samples, selection
+from curator import building, digests, manifests, progress, queries, samples, selection
 from curator.errors import InputError, printable, some, suggestion
 from curator.parameters import Parameters
 
@@ -249,7 +249,7 @@ def _write_table(form: str, tables: Iterator[pa.Table], schema: pa.Schema, manif
         with pq.ParquetWriter(file, schema, compression="zstd") as writer:
             for table in tables:
                 writer.write_table(table)
-            writer.add_key_value_metadata({manifests.FOOTER_KEY: json.dumps(manifest.lineage, sort_keys=True)})
+            writer.add_key_value_metadata({building.FOOTER_KEY: json.dumps(manifest.lineage, sort_keys=True)})
     elif form == "csv":
         flat = pa.schema([pa.field(f.name, pa.string() if pa.types.is_list(f.type) else f.type) for f in schema])
         with pyarrow.csv.CSVWriter(file, flat) as writer:

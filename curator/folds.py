@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from safetensors.torch import load_file
 
-from curator import held_out, network, progress, recipes, softlabels, training
+from curator import additions, held_out, network, progress, recipes, softlabels, training
 from curator.errors import InputError
 from curator.inference import predict
 from curator.lock import alone
@@ -206,7 +206,7 @@ def _label(
         raise InputError(
             f"no image of fold {fold.number + 1} can be read", "check that the files are where the store expects them"
         )
-    store.append("held_out", pa.concat_tables(found))
+    additions.append(store, "held_out", pa.concat_tables(found))
     return problems
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curator import label_file, queries, softlabels
+from curator import additions, label_file, queries, softlabels
 from curator.errors import InputError
 from curator.lock import alone
 from curator.names import check_name
@@ -69,7 +69,7 @@ def import_held_out(store: Store, file: str, run: str | None = None) -> HeldOut:
             for summary, images in batches:
                 found.append(table(summary, images["image_id"].to_numpy(), run, IMPORTED))
         rows = pa.concat_tables(found)
-        store.append("held_out", rows)
+        additions.append(store, "held_out", rows)
     unnamed = "select count(*) as n from images where split = 'labeled' and status <> 'unreadable'"
     unnamed += " and image_id not in (select image_id from held_out where run = $run)"
     return HeldOut(run, rows.num_rows, store.rows(unnamed, run=run)[0]["n"], top1(store, run))

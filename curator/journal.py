@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from curator import progress
+from curator import additions, progress
 from curator.errors import InputError
 from curator.schema import METRICS
 from curator.store import Store
@@ -86,7 +86,7 @@ class Journal:
         now = dt.datetime.now(dt.UTC)
         rows = [(self.model, at, at / self.epoch, name, value, now) for at, name, value in figures]
         if rows:
-            self.store.append("metrics", pa.table([*zip(*rows, strict=True)], schema=METRICS.schema))
+            additions.append(self.store, "metrics", pa.table([*zip(*rows, strict=True)], schema=METRICS.schema))
         self._known |= new
         self._figures = []
 

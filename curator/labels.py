@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curator import delta, label_file, publication, queries, softlabels
+from curator import additions, delta, label_file, publication, queries, softlabels
 from curator.delta import CommitRaced
 from curator.errors import InputError
 from curator.histogram import Histogram
@@ -242,7 +242,7 @@ def _register(store: Store, model: str, generation: int) -> None:
     """Notes a model from outside in the models table, once."""
     if not store.rows("select 1 from models where model = $model", model=model):
         row = {"model": model, "generation": generation, "parents": [], "created_at": dt.datetime.now(dt.UTC)}
-        store.append("models", pa.Table.from_pylist([row], MODELS.schema))
+        additions.append(store, "models", pa.Table.from_pylist([row], MODELS.schema))
 
 
 class _Parts:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
-from curator import exports, manifests, progress, queries
+from curator import additions, exports, manifests, progress, queries
 from curator.decode import UnreadableImage
 from curator.errors import InputError, printable, some, suggestion
 from curator.lock import alone
@@ -326,7 +326,7 @@ class _Writing:
         shard.finish(self.pool)
         self.store.place.share([self.store.path / shard.path])
         made = {"pack": self.form.name, "added_at": dt.datetime.now(dt.UTC)}
-        self.store.append("packed", pa.Table.from_pylist([row | made for row in shard.rows], PACKED.schema))
+        additions.append(self.store, "packed", pa.Table.from_pylist([row | made for row in shard.rows], PACKED.schema))
         self.store.place.release([self.store.path / shard.path])
         self.images += len(shard.rows)
         self.bytes += sum(row["byte_length"] for row in shard.rows)

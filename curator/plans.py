@@ -102,7 +102,7 @@ class Generation(NamedTuple):
         number: The generation.
         model: Its name.
         training: How it is trained; None for one that the store has.
-        options: Those of the manifest that it is trained on, as `manifests.build` takes them.
+        options: Those of the manifest that it is trained on, as `building.build` takes them.
         control: A model that is trained for comparison.
     """
 

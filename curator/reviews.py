@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
-from curator import queries
+from curator import additions, queries
 from curator.errors import InputError, some, suggestion
 from curator.schema import DECISIONS, REVIEWS
 from curator.store import Store
@@ -91,7 +91,7 @@ def record(
         new_label: Class index, for a relabel.
         reviewer: As in `add_review`.
         reason: As in `add_review`.
-        opened: See `Store.append`.
+        opened: See `additions.append`.
 
     Returns:
         The row; it is in the table, and later readers find it.
@@ -167,7 +167,9 @@ def add_reviews(store: Store, file: str, reviewer: str | None = None) -> Taken:
 
 def _append(store: Store, rows: list[Review], opened: deltalake.DeltaTable | None = None) -> None:
     """Adds decisions in one commit, and puts the table's files together when they have become many."""
-    store.gather("reviews", store.append("reviews", pa.Table.from_pylist(rows, REVIEWS.schema), opened))
+    additions.gather(
+        store, "reviews", additions.append(store, "reviews", pa.Table.from_pylist(rows, REVIEWS.schema), opened)
+    )
 
 
 def _judge(classes: list[str], decision: str, new_label: str | None) -> int | None:

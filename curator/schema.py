@@ -353,6 +353,14 @@ TABLES = {
     )
 }  # fmt: skip
 
+# Where a table's name is also the name of a folder of artefacts, the table lies beside it.
+FOLDERS = {name: name for name in TABLES} | {"manifests": "manifest_table", "models": "model_table"}
+# Made when something is first written to them; until then they are empty.
+LATER = {
+    "packed", "duplicates", "embeddings", "held_out", "calibrations", "drift", "changes", "browse", "histograms",
+    "audits", "evaluations",
+}  # fmt: skip
+
 MANIFEST_ROW = Table(
     "manifest row",
     "one row per selected image, ordered by label, then rank",

@@ -1,4 +1,4 @@
-"""The store: Delta Lake tables in a folder or a bucket, opened at pinned versions, appended to in single commits.
+"""The store: Delta Lake tables in a folder or a bucket, opened at pinned versions; additions.py adds rows.
 
     STORE/store.json                 format, root of relative uris, number of classes kept per soft label
     STORE/{images,labels,...}/       one Delta Lake table each, see schema.py
@@ -12,17 +12,16 @@ version; no database file is kept, because an open one locks every writer out.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
 import tempfile
 import threading
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import unquote
 
 import deltalake
 import pyarrow as pa
@@ -35,7 +34,7 @@ from curator.errors import InputError, StoreError, interrupted, some
 from curator.names import MOST_CLASSES, check_classes
 from curator.place import Place
 from curator.roots import Root
-from curator.schema import CLASSES, TABLES
+from curator.schema import CLASSES, FOLDERS, LATER, TABLES
 
 if TYPE_CHECKING:
     import duckdb
@@ -45,18 +44,8 @@ KEPT_CLASSES = 20
 # Of DuckDB, which puts what is above it into temporary files; readers' buffers and Python itself come on top.
 MEMORY = "1GB"
 _SETTINGS = "store.json"
-# Where a table's name is also the name of a folder of artefacts, the table lies beside it.
-_TABLE_FOLDERS = {name: name for name in TABLES} | {"manifests": "manifest_table", "models": "model_table"}
-# Made when something is first written to them; until then they are empty.
-_LATER = {
-    "packed", "duplicates", "embeddings", "held_out", "calibrations", "drift", "changes", "browse", "histograms",
-    "audits", "evaluations",
-}  # fmt: skip
 # The version of a table that a store does not have yet.
 ABSENT = -1
-# A table with more files of less than so many bytes than this is put together, see Store.gather.
-_MOST_SMALL, _SMALL = 40, 2**23
-_ZSTD = deltalake.WriterProperties(compression="ZSTD")
 
 Versions = Mapping[str, int]
 
@@ -145,14 +134,14 @@ class Store:
         settings = Settings(FORMAT, where.relative(root), kept_classes or KEPT_CLASSES)
 
         def fill(making: Place) -> None:
-            for name in TABLES.keys() - _LATER:
-                uri = making.uri(_TABLE_FOLDERS[name])
+            for name in TABLES.keys() - LATER:
+                uri = making.uri(FOLDERS[name])
                 deltalake.DeltaTable.create(uri, TABLES[name].schema, mode="ignore", name=name)
             if class_names is not None:
                 _publish_classes(making, class_names)
 
         stated = json.dumps(settings._asdict(), indent=1) + "\n"
-        where.make(fill, {*_TABLE_FOLDERS.values()}, _SETTINGS, stated.encode())
+        where.make(fill, {*FOLDERS.values()}, _SETTINGS, stated.encode())
         return cls(path)._same(class_names, root, kept_classes)  # or another init was faster
 
     def _same(self, class_names: Sequence[str] | None, root: str | Path | None, kept_classes: int | None) -> Store:
@@ -179,7 +168,7 @@ class Store:
 
     def delta(self, table: str, version: int | None = None) -> deltalake.DeltaTable:
         """A table of the store, at its newest or at a given version."""
-        uri = self.place.uri(_TABLE_FOLDERS[table])
+        uri = self.place.uri(FOLDERS[table])
         try:
             found = deltalake.DeltaTable(uri, version=version, storage_options=self.place.options)
         except (DeltaError, OSError) as error:
@@ -200,7 +189,7 @@ class Store:
         self._check_commit(table, opened)
 
     def _check_commit(self, table: str, opened: deltalake.DeltaTable) -> None:
-        commit = self.path / _TABLE_FOLDERS[table] / "_delta_log" / f"{opened.version():020}.json"
+        commit = self.path / FOLDERS[table] / "_delta_log" / f"{opened.version():020}.json"
         if commit.exists() and not commit.stat().st_size:
             # read as it stands, it would hide the rows of that commit, and the next one would bury it
             mend = f"rm {shlex.quote(str(commit))}, then run again what was running"
@@ -208,13 +197,13 @@ class Store:
 
     def has(self, table: str) -> bool:
         """Whether there is a table of that name, which there may not be in a store that is older than it."""
-        return table not in _LATER or self.place.has(_TABLE_FOLDERS[table])
+        return table not in LATER or self.place.has(FOLDERS[table])
 
     def unreadable(self, table: str, error: Exception) -> StoreError:
         """What to tell when the files of a table are damaged or gone, or the bucket that holds them is."""
         return self.place.failure(error) or StoreError(
             f"the table '{table}' of the store '{self.place}' cannot be read ({str(error).splitlines()[0]})",
-            f"restore {self.place.uri(_TABLE_FOLDERS[table])} from a backup, with all files that its _delta_log names",
+            f"restore {self.place.uri(FOLDERS[table])} from a backup, with all files that its _delta_log names",
         )
 
     def files(self, table: str, version: int | None = None) -> list[str]:
@@ -247,7 +236,7 @@ class Store:
         folders = self.place.folders()
 
         def look(name: str) -> _Look:
-            absent = wanted[name] == ABSENT or (name in _LATER and _TABLE_FOLDERS[name] not in folders)
+            absent = wanted[name] == ABSENT or (name in LATER and FOLDERS[name] not in folders)
             return _Look(ABSENT, []) if absent else self._look(name, wanted[name])
 
         if not self.place.far or not wanted:
@@ -348,94 +337,6 @@ class Store:
         finally:
             con.close()
 
-    def append(
-        self, table: str, rows: pa.Table | pa.RecordBatchReader, opened: deltalake.DeltaTable | None = None
-    ) -> deltalake.DeltaTable:
-        """Adds rows to a table in one commit, columns in the order of the schema.
-
-        Args:
-            table: Name of the table.
-            rows: The rows.
-            opened: The table, for who has it open, at any version; opening it is half of the time that a row takes.
-
-        Returns:
-            The table as it is then.
-
-        Raises:
-            StoreError: Nothing was added, as where the disk is full or others kept committing first.
-        """
-        if table in _LATER:
-            self.make(table)
-        grown = self.delta(table) if opened is None else opened
-        try:
-            deltalake.write_deltalake(grown, rows, mode="append", writer_properties=_ZSTD)
-        except (DeltaError, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            what = f"nothing was added to the table '{table}' ({str(error).splitlines()[0]})"
-            mend = "look whether the disk is full, and run the same command again"
-            raise self.place.failure(error) or StoreError(what, mend) from None
-        return grown
-
-    def gather(self, table: str, opened: deltalake.DeltaTable) -> None:
-        """Puts the rows of a table's small files into one, where there are many: each of them costs every reader time.
-
-        The files stay where they are, so older versions can be read. Of processes that do this at once one wins, and
-        whoever appends meanwhile loses nothing. (deltalake 1.6 has `optimize.compact` for this; two of them at once
-        both take the same files, and leave their rows twice.)
-
-        Args:
-            table: Name of the table.
-            opened: The table.
-        """
-        from pyarrow import dataset
-
-        sizes = pa.table(opened.get_add_actions()).select(["path", "size_bytes"]).to_pylist()
-        small = [row["path"] for row in sizes if row["size_bytes"] < _SMALL]
-        if len(small) <= _MOST_SMALL:
-            return
-        file = self.new_file(table)
-        try:
-            paths = [self.place.uri(f"{_TABLE_FOLDERS[table]}/{unquote(path)}") for path in small]
-            files = dataset.dataset(paths, TABLES[table].schema, "parquet", filesystem=self.place.filesystem)
-            rows = files.to_table()
-            pq.write_table(rows, file, compression="zstd")
-            with file.open("rb") as written:
-                os.fsync(written.fileno())
-            delta.publish(self.place, opened, [file], f"the rows of {table} together", gone=small, moved=True)
-        except CommitRaced:
-            self.place.remove(file)
-        except BaseException:
-            self.discard(table, file)
-            raise
-
-    def claim(self, table: str, rows: pa.Table, claim: str, opened: deltalake.DeltaTable) -> None:
-        """Adds rows that only one process may add.
-
-        Args:
-            table: Name of the table.
-            rows: The rows.
-            claim: What is added, see `delta.publish`.
-            opened: The table at the version at which they were not there.
-
-        Raises:
-            CommitRaced: Another process added them since.
-        """
-        file = self.new_file(table)
-        try:
-            pq.write_table(rows, file, compression="zstd")
-            delta.publish(self.place, opened, [file], claim)
-        except CommitRaced:
-            self.place.remove(file)
-            raise
-        except BaseException:
-            self.discard(table, file)
-            raise
-
-    def new_file(self, table: str) -> Path:
-        """A name that no file has yet, for a Parquet file that is to become part of a table."""
-        return _new_file(self.place, table)
-
     def parquet(self, path: str, columns: list[str] | None = None, **options: Any) -> pa.Table:
         """The rows of one file of a table.
 
@@ -450,23 +351,6 @@ class Store:
         """What stands in the footers of a table's files, one after the other."""
         for path in self.files(table, version):
             yield pq.read_metadata(path, filesystem=self.place.filesystem).metadata or {}
-
-    def make(self, table: str) -> None:
-        """Makes a table that the store is too old to have."""
-        if not self.place.has(_TABLE_FOLDERS[table]):
-            schema = TABLES[table].schema
-
-            def create(uri: str) -> None:
-                deltalake.DeltaTable.create(uri, schema, mode="ignore", name=table)
-
-            self.place.make_table(_TABLE_FOLDERS[table], create)
-
-    def discard(self, table: str, file: Path) -> None:
-        """Deletes a file whose publication failed, unless it came so far that the table names it.
-
-        Ctrl-C, or a disk that fills up, may strike between the commit and the return of `publish`.
-        """
-        _discard(self.place, self.delta(table), file)
 
     def classes(self) -> list[str]:
         """The class names in the order of their indexes; empty if none are known yet."""
@@ -485,29 +369,11 @@ class Store:
             raise CommitRaced(f"the store has other classes by now ({some(self.classes())})", "run the command again")
 
 
-def _new_file(where: Place, table: str) -> Path:
-    folder = where.work / _TABLE_FOLDERS[table]
-    folder.mkdir(exist_ok=True)
-    return folder / f"{uuid.uuid4().hex}.parquet"
-
-
-def _discard(where: Place, table: deltalake.DeltaTable, file: Path) -> None:
-    if file.name not in {Path(path).name for path in paths_of(table)}:
-        where.abandon(file)
-
-
 def _publish_classes(where: Place, class_names: Sequence[str]) -> None:
     """Gives the table of classes its rows, unless it has some."""
     table = deltalake.DeltaTable(where.uri("classes"))
     if paths_of(table):
         return
     rows = pa.table({"label": range(len(class_names)), "class_name": list(class_names)}).cast(CLASSES.schema)
-    file = _new_file(where, "classes")
-    try:
-        pq.write_table(rows, file)
-        delta.publish(where, table, [file], "the classes")
-    except CommitRaced:
-        where.remove(file)
-    except BaseException:
-        _discard(where, deltalake.DeltaTable(where.uri("classes")), file)
-        raise
+    with contextlib.suppress(CommitRaced):
+        delta.put(where, "classes", table, lambda file: pq.write_table(rows, file), "the classes")

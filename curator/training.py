@@ -23,7 +23,7 @@ import pyarrow as pa
 import torch
 from torch import distributed
 
-from curator import checkpoints, network, optimization, progress, ranks, recipes
+from curator import additions, checkpoints, network, optimization, progress, ranks, recipes
 from curator.assignment import Assignment
 from curator.batches import Statistics
 from curator.errors import CuratorError, InputError
@@ -401,6 +401,6 @@ class _Run:
         self.store.place.mirror(self.folder)
         if self.assignment.fold is None:
             rows = pa.Table.from_pylist([row], MODELS.schema)
-            self.store.claim("models", rows, f"model {self.name}", self.registered)
+            additions.claim(self.store, "models", rows, f"model {self.name}", self.registered)
         checkpoints.remove(self.folder, self.watch.best is not None and self.watch.best.step == step)
         self.store.place.mirror(self.folder)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pictures import picture, write
 
-from curator import manifests
+from curator import building, manifests
 from curator.images import add_images
 from curator.labels import import_labels
 from curator.store import Store
@@ -35,7 +35,7 @@ def publish(root: Path, classes: list[str] = CLASSES, scan: bool = True, per_cla
     table = {"image_id": [row["image_id"] for row in rows], "probs": pa.array(probs.tolist(), pa.list_(pa.float32()))}
     pq.write_table(pa.table(table), root / "probs.parquet")
     import_labels(store, str(root / "probs.parquet"), 0, "outside")
-    manifests.build(store, "m", {"per_class": per_class})
+    building.build(store, "m", {"per_class": per_class})
     return store
 
 

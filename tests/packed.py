@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from curator import manifests, packs
+from curator import building, packs
 from curator.images import add_images
 from curator.labels import import_labels
 from curator.reading import read_bytes
@@ -88,9 +88,9 @@ def world(root: Path) -> None:
             write(root / split / name, {"0.jpg": picture(first + ord(name))})
         add_images(store, str(root / split), split)
     label(store, 0, "pool/")
-    manifests.build(store, "a", {"per_class": 20, "min_confidence": 0.5})  # the files, with copies
+    building.build(store, "a", {"per_class": 20, "min_confidence": 0.5})  # the files, with copies
     label(store, 1, "")
-    manifests.build(store, "b", {"per_class": 20, "min_confidence": 0.5})  # these and what is in the shard
+    building.build(store, "b", {"per_class": 20, "min_confidence": 0.5})  # these and what is in the shard
 
 
 def contents(store: Store, name: str) -> dict[str, bytes]:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import nn
 
-from curator import labeling, manifests
+from curator import building, labeling
 from curator.images import add_images
 from curator.labels import import_labels
 from curator.store import Store
@@ -174,7 +174,7 @@ def taught(root: Path) -> Store:
     store = world(root, labeled=4, pool=4, holdout=2)
     teach(store)
     labeling.label(store, "teacher")
-    manifests.build(store, "m", {"per_class": 6, "min_confidence": 0.1})
+    building.build(store, "m", {"per_class": 6, "min_confidence": 0.1})
     return store
 
 
@@ -194,8 +194,8 @@ def judged(root: Path) -> Store:
     column = pa.array(probs, pa.list_(pa.float32()))
     pq.write_table(pa.table({"uri": uris[:13], "probs": column}), root / "probs.parquet")
     import_labels(store, str(root / "probs.parquet"), 0, "outside")
-    manifests.build(store, "m", {"per_class": 12, "min_confidence": 0.3})
-    manifests.build(store, "hard", {"per_class": 12, "min_confidence": 0.3, "targets": "hard"})
+    building.build(store, "m", {"per_class": 12, "min_confidence": 0.3})
+    building.build(store, "hard", {"per_class": 12, "min_confidence": 0.3, "targets": "hard"})
     return store
 
 

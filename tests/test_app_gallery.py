@@ -14,7 +14,7 @@ import pytest
 from browser import Tab, browser, serve  # noqa: F401 - a fixture
 from streamlit.testing.v1 import AppTest
 
-from curator import manifests
+from curator import building
 from curator.images import add_images
 from curator.labels import import_labels
 from curator.reviews import add_review
@@ -49,7 +49,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Store:
         table = {"uri": uris, "probs": pa.array(probs, pa.list_(pa.float32()))}
         pq.write_table(pa.table(table), folder / "probs.parquet")
         import_labels(store, str(folder / "probs.parquet"), generation, f"model{generation}")
-    manifests.build(store, "m", {"generation": 1, "per_class": 5, "min_confidence": 0.3})
+    building.build(store, "m", {"generation": 1, "per_class": 5, "min_confidence": 0.3})
     ids = number(store)
     add_review(store, ids[3], "accept", None, "anna", None)
     add_review(store, ids[4], "relabel", HOSTILE, "<b>anna</b>", "a **reason**")

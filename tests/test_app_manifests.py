@@ -14,7 +14,7 @@ from conftest import Answer
 from streamlit.testing.v1 import AppTest
 from traces import prints
 
-from curator import comparison, manifests
+from curator import building, comparison, manifests
 from curator.reviews import add_review
 from curator.store import Store
 
@@ -25,11 +25,11 @@ def built(made_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     folder = tmp_path_factory.mktemp("built")
     shutil.copytree(made_once, folder, dirs_exist_ok=True)
     store = Store(folder / "store")
-    manifests.build(store, "before", {"per_class": 4})
+    building.build(store, "before", {"per_class": 4})
     ids = {row["uri"][5]: row["image_id"] for row in store.rows("select image_id, uri from images")}
     add_review(store, ids["a"], "reject")
     add_review(store, ids["e"], "relabel", "owl")
-    manifests.build(store, "after", {"per_class": 4})
+    building.build(store, "after", {"per_class": 4})
     return store
 
 

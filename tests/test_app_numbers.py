@@ -16,7 +16,7 @@ from curator.app.live import live
 from pictures import folders
 from streamlit.testing.v1 import AppTest
 
-from curator import audit, calibration, disagreement, manifests, queries
+from curator import audit, building, calibration, disagreement, queries
 from curator.images import add_images
 from curator.journal import Journal
 from curator.labels import import_labels
@@ -67,7 +67,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Store:
         table = pa.table({"uri": [uri for *_, uri in pictures()], "probs": pa.array(rows, pa.list_(pa.float32()))})
         pq.write_table(table, root / "labels.parquet")
         import_labels(store, str(root / "labels.parquet"), generation, f"m{generation}")
-    manifests.build(store, "second", {"per_class": 5, "min_confidence": 0.3})
+    building.build(store, "second", {"per_class": 5, "min_confidence": 0.3})
     journal = Journal(store, "student", 10.0)
     for step in range(201):
         journal.note(step, step == 200, 1 / (step + 1), 0.1)

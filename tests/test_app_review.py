@@ -13,7 +13,7 @@ from browser import Tab, browser, serve  # noqa: F401 - a fixture
 from streamlit.testing.v1 import AppTest
 from test_labels import write
 
-from curator import manifests
+from curator import building
 from curator.audit import audit
 from curator.images import add_images
 from curator.labels import import_labels
@@ -45,7 +45,7 @@ def pictured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     probs = np.stack([cat, (1 - cat) * 0.75, (1 - cat) * 0.25], 1)
     rows = pa.array(probs.tolist(), pa.list_(pa.float32()))
     import_labels(store, write(folder / "probs.parquet", uri=uris, probs=rows), 0, "outside")
-    manifests.build(store, "m", {"per_class": 30})
+    building.build(store, "m", {"per_class": 30})
     audit(store)
     return folder
 

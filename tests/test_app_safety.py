@@ -16,7 +16,7 @@ import pytest
 import simplejpeg
 from browser import Tab, browser, serve  # noqa: F401 - a fixture
 
-from curator import manifests
+from curator import building
 from curator.images import add_images
 from curator.labels import import_labels
 from curator.reviews import add_review
@@ -94,8 +94,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Store:
     ids = [row["image_id"] for row in store.rows("select image_id from images where split = 'unlabeled' order by uri")]
     for image, text in zip(ids, texts, strict=True):
         add_review(store, image, "accept", reviewer=text[:50], reason=text)
-    manifests.build(store, "first", {"per_class": 1, "generation": 0})
-    manifests.build(store, "second", {"per_class": 2, "generation": 1})
+    building.build(store, "first", {"per_class": 1, "generation": 0})
+    building.build(store, "second", {"per_class": 2, "generation": 1})
     return store
 
 

@@ -19,7 +19,7 @@ import pytest
 from browser import Tab, browser, serve  # noqa: F401 - a fixture
 from streamlit.testing.v1 import AppTest
 
-from curator import manifests, queries, sandboxed
+from curator import building, queries, sandboxed
 from curator.reviews import add_review
 from curator.store import Store
 
@@ -35,7 +35,7 @@ def asked(made_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     folder = tmp_path_factory.mktemp("asked")
     shutil.copytree(made_once, folder, dirs_exist_ok=True)
     store = Store(folder / "store")
-    manifests.build(store, None, {"per_class": 2})
+    building.build(store, None, {"per_class": 2})
     add_review(store, store.rows("select image_id from images order by image_id")[0]["image_id"], "reject")
     return store
 

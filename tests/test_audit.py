@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_labels import write
 
+from curator import additions, building
 from curator import audit as audits
-from curator import manifests
 from curator.audit import Estimate, Stratum, audit, estimate
 from curator.errors import InputError
 from curator.images import add_images
@@ -97,11 +97,11 @@ def test_it_draws_from_what_build_manifest_selects_from(store: Store, ids: dict[
     import_labels(store, write(tmp_path / "p.parquet", uri=["own.jpg"], probs=probs), 0, "outside")
     twin = {"image_id": ids["a"], "group_id": ids["a"], "nearest": 5, "kind": "phash", "distance": 4.0, "leak": True}
     near = {"image_id": ids["b"], "group_id": ids["b"], "nearest": 6, "kind": "phash", "distance": 4.0, "leak": False}
-    store.append("duplicates", pa.Table.from_pylist([twin, near], DUPLICATES.schema))
+    additions.append(store, "duplicates", pa.Table.from_pylist([twin, near], DUPLICATES.schema))
     add_review(store, ids["e"], "reject")
     drawn = {row["image_id"] for row in sample(store, per_class=100)}
     assert drawn == {ids[name] for name in "bcdefghi"}
-    manifest = manifests.build(store, "m", {"per_class": 100})
+    manifest = building.build(store, "m", {"per_class": 100})
     taken = pq.read_table(manifest.path)["image_id"].to_pylist()
     assert {*taken} == drawn - {ids["e"]}
 

@@ -26,8 +26,9 @@ from bucket import Server, upload
 from conftest import CLASSES
 from pictures import wait_for
 
-from curator import inference, packs, queries
+from curator import additions, inference, packs, queries
 from curator.bucket import AT_ONCE
+from curator.building import build
 from curator.confirmation import look
 from curator.decode import UnreadableImage
 from curator.errors import InputError
@@ -35,7 +36,6 @@ from curator.exports import export
 from curator.images import add_images
 from curator.labels import import_labels
 from curator.loader import ManifestLoader
-from curator.manifests import build
 from curator.reading import Reader
 from curator.schema import REVIEWS, TABLES
 from curator.shards import Form
@@ -252,7 +252,7 @@ def test_a_version_has_its_own_files_whatever_was_seen_since(there: Store) -> No
     files = {there.versions()["reviews"]: there.files("reviews")}
     for number in range(3):
         row = {"image_id": number, "generation": 0, "decision": "accept", "reviewer": "r", "decided_at": NOW}
-        other.append("reviews", pa.Table.from_pylist([row], REVIEWS.schema))
+        additions.append(other, "reviews", pa.Table.from_pylist([row], REVIEWS.schema))
         version = there.versions()["reviews"]
         assert version not in files
         files[version] = there.files("reviews")
@@ -282,7 +282,7 @@ def test_what_the_later_table_names_is_there_in_the_earlier(there: Store, server
         for table in ("images", "labels"):
             with closing(other.connect()) as con:
                 row = con.sql(f"select * from stored_{table} limit 1").to_arrow_table()
-            other.append(table, row.cast(TABLES[table].schema))
+            additions.append(other, table, row.cast(TABLES[table].schema))
         seen = look.result()
     assert seen["labels"] == before["labels"] + 1
     assert seen["images"] == before["images"] + 1

@@ -16,7 +16,7 @@ from bucket import SECRET, Server, upload
 from conftest import Answer
 from pictures import CLASSES, OWN, Watched, picture, wait_for, weights_hash, write
 
-from curator import checkpoints, inference, labeling, network, packs
+from curator import additions, checkpoints, inference, labeling, network, packs
 from curator.bucket import Bucket
 from curator.delta import CommitRaced
 from curator.errors import StoreError
@@ -238,14 +238,14 @@ def test_two_machines_that_train_one_name(
     store: Store, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One is registered, with its own weights; the other one's stay beside them, named by nothing."""
-    claim = Store.claim
+    claim = additions.claim
 
     def late(*arguments: Any) -> None:
-        monkeypatch.setattr(Store, "claim", claim)
+        monkeypatch.setattr(additions, "claim", claim)
         elsewhere(store, monkeypatch, tmp_path, lambda there: train(there, recipe, name="twice", changes=["seed=1"]))
         claim(*arguments)
 
-    monkeypatch.setattr(Store, "claim", late)
+    monkeypatch.setattr(additions, "claim", late)
     with pytest.raises(CommitRaced, match="published model twice at the same time"):
         train(store, recipe, name="twice")
     assert store.rows("select count(*) as n from models where model = 'twice'") == [{"n": 1}]

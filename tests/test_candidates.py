@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pictures import picture, write
 
-from curator import account, duplicates, manifests, selection
+from curator import account, additions, building, duplicates, manifests, selection
 from curator.errors import InputError
 from curator.explanation import explain
 from curator.images import add_images
@@ -40,12 +40,12 @@ def scanned(store: Store, ids: dict[str, int], groups: str, leaks: str = "", lab
                 **{"labeled_twin": letter in labeled, "scan": "s", "found_at": WHEN},
             }
             rows.append(row)
-    store.append("duplicates", pa.Table.from_pylist(rows, DUPLICATES.schema))
+    additions.append(store, "duplicates", pa.Table.from_pylist(rows, DUPLICATES.schema))
 
 
 def kept(store: Store, ids: dict[str, int], name: str, **options: Any) -> str:
     """The letters of the images of a manifest, sorted."""
-    built = manifests.build(store, name, {"per_class": 9, **options})
+    built = building.build(store, name, {"per_class": 9, **options})
     names = {image_id: letter for letter, image_id in ids.items()}
     (verdict,) = manifests.check(store, name)
     assert verdict.ok, verdict
@@ -64,20 +64,20 @@ def test_near_leaks_stay_out_unless_they_are_to_be_kept(store: Store, ids: dict[
         "it shows an image of the holdout, says the scan for near-duplicates"
     )
     # A manifest from before the scan is built again as it was, and fails its check, for it would train on the holdout.
-    assert manifests.build(store, "again", {}, as_of="before").unique_images == 9
+    assert building.build(store, "again", {}, as_of="before").unique_images == 9
     (verdict,) = manifests.check(store, "before")
     assert {found.check: found.offending for found in verdict.findings}["holdout_leak"] == 2
 
 
 def test_a_manifest_from_before_the_table_was_thought_of(store: Store, ids: dict[str, int]) -> None:
-    built = manifests.build(store, "old", {"per_class": 9})
+    built = building.build(store, "old", {"per_class": 9})
     lineage = built.lineage | {"tables": {k: v for k, v in built.lineage["tables"].items() if k != "duplicates"}}
     row = store.rows("select * replace ($lineage as lineage) from stored_manifests", lineage=json.dumps(lineage))
     table = pa.Table.from_pylist(row, MANIFESTS.schema)
     deltalake.write_deltalake(store.delta("manifests"), table, mode="overwrite")
     scanned(store, ids, "ab", leaks="ab")
     assert manifests.find(store, "old").lineage["tables"]["duplicates"] == ABSENT
-    assert manifests.build(store, "again", {}, as_of="old").sha256 == built.sha256
+    assert building.build(store, "again", {}, as_of="old").sha256 == built.sha256
     assert explain(store, "old", ids["a"]).is_in
 
 
@@ -146,7 +146,7 @@ def test_what_people_accepted_comes_first(store: Store, ids: dict[str, int], pol
     owls = "select image_id from read_parquet('{}/*.parquet') where class_name = 'owl'"
 
     def first(name: str, **more: bool) -> list[int]:
-        built = manifests.build(store, name, options | more)
+        built = building.build(store, name, options | more)
         return [row["image_id"] for row in store.rows(owls.format(built.path))]
 
     before = first("before")
@@ -163,7 +163,7 @@ def test_a_threshold_on_calibrated_confidences(
     store: Store, ids: dict[str, int], curator: Callable[..., Answer]
 ) -> None:
     with pytest.raises(InputError, match="no temperature was fitted for 'outside'"):
-        manifests.build(store, "m", {"per_class": 9, "calibrated": True})
+        building.build(store, "m", {"per_class": 9, "calibrated": True})
     raw = {letter: max(probs) for letter, probs in PROBS.items()}
     for temperature in (2.0, 0.5, 1.0):
         row = {
@@ -173,7 +173,7 @@ def test_a_threshold_on_calibrated_confidences(
             "images": 9,
             "fitted_at": dt.datetime.now(dt.UTC),
         }
-        store.append("calibrations", pa.Table.from_pylist([row], CALIBRATIONS.schema))
+        additions.append(store, "calibrations", pa.Table.from_pylist([row], CALIBRATIONS.schema))
         scaled = {
             x: max(probs) ** (1 / temperature) / sum(p ** (1 / temperature) for p in probs)
             for x, probs in PROBS.items()
@@ -192,13 +192,13 @@ def test_a_threshold_on_calibrated_confidences(
     first = manifests.find(store, "t2")
     assert first.unique_images < manifests.find(store, "t0.5").unique_images
     # The temperature is the manifest's own: a newer fit does not change what it is built to again.
-    assert manifests.build(store, "again", {}, as_of="t2").sha256 == first.sha256
+    assert building.build(store, "again", {}, as_of="t2").sha256 == first.sha256
     assert "under the temperature 2" in explain(store, "t2", ids["i"]).reason
 
 
 def test_what_was_not_checked_is_said(store: Store, tmp_path: Path) -> None:
     def said(name: str) -> list[str]:
-        found = account.warnings(manifests.build(store, name, {"per_class": 2}))
+        found = account.warnings(building.build(store, name, {"per_class": 2}))
         return [sentence for sentence in found if "curator quality leaks" in sentence]
 
     assert said("no-holdout") == []

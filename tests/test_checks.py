@@ -12,7 +12,7 @@ from conftest import Answer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curator import checks, digests, manifests, queries, quota
+from curator import building, checks, digests, manifests, queries, quota
 from curator.errors import InputError
 from curator.images import add_images
 from curator.reviews import add_review
@@ -28,7 +28,7 @@ ROW_CHECKS = {
 @pytest.fixture
 def built(store: Store) -> manifests.Manifest:
     """The manifest m: cat a 1, b 1, c 1, dog e 1, f 1, i 1, owl g 3."""
-    return manifests.build(store, "m", {"per_class": 3})
+    return building.build(store, "m", {"per_class": 3})
 
 
 def found(store: Store, name: str = "m") -> dict[str, list[dict[str, Any]]]:
@@ -55,7 +55,7 @@ def test_a_sound_manifest_passes_every_check(store: Store, curator: Callable[...
         {"per_class": 100, "max_copies": 30},
     ]
     for number, option in enumerate(options):
-        manifests.build(store, f"m{number}", {"per_class": 4} | option)
+        building.build(store, f"m{number}", {"per_class": 4} | option)
     answer = curator("check", "--store", store.path, "--json")
     assert answer.code == 0
     listed = answer.json["manifests"]
@@ -77,7 +77,7 @@ def test_a_store_without_manifests(store: Store, curator: Callable[..., Answer])
 def test_offending_rows_are_named_and_the_exit_code_is_1(
     store: Store, ids: dict[str, int], built: manifests.Manifest, curator: Callable[..., Answer]
 ) -> None:
-    manifests.build(store, "sound", {"per_class": 1, "min_confidence": 0.85})
+    building.build(store, "sound", {"per_class": 1, "min_confidence": 0.85})
     add_review(store, ids["b"], "reject")
     answer = curator("check", "--store", store.path)
     assert answer.code == 1
@@ -141,7 +141,7 @@ def test_a_class_off_its_quota(store: Store, built: manifests.Manifest) -> None:
 
 @pytest.mark.parametrize("options", [{"fill": "none"}, {"max_copies": 2}])
 def test_a_class_off_its_quota_where_copies_are_limited(store: Store, options: dict[str, Any]) -> None:
-    manifest = manifests.build(store, "m", {"per_class": 5} | options)
+    manifest = building.build(store, "m", {"per_class": 5} | options)
     assert found(store) == {}
     tamper(manifest, lambda rows: rows[-1].update(copies=5))
     (off,) = found(store)["class_sum"]
@@ -266,12 +266,12 @@ def test_nothing_is_published_that_fails_a_row_check(
     candidates = original("candidates").replace("d.decision <> 'reject'", "true")
     monkeypatch.setattr(queries, "text", lambda name: candidates if name == "candidates" else original(name))
     with pytest.raises(RuntimeError, match="fails its check 'rejected_image' and was not published: 1 rows"):
-        manifests.build(store, "m", {"per_class": 3})
+        building.build(store, "m", {"per_class": 3})
     monkeypatch.setattr(queries, "text", original)
     place = quota.place
     monkeypatch.setattr(quota, "place", lambda *given: place(*given)._replace(extra=place(*given).extra * 0))
     with pytest.raises(RuntimeError, match="'class_sum'"):
-        manifests.build(store, "m", {"per_class": 4})
+        building.build(store, "m", {"per_class": 4})
     assert manifests.published(store) == []
     assert list((store.path / "manifests").glob("[!.]*")) == []
     assert list((store.path / "manifests").glob(".m-*")) == []

@@ -9,7 +9,7 @@ from conftest import Answer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curator import comparison, manifests, queries
+from curator import building, comparison, queries
 from curator.errors import InputError
 from curator.reviews import add_review
 from curator.store import Store
@@ -24,10 +24,10 @@ def changed(store: Store, ids: dict[str, int]) -> Store:
     one: cat a 1, b 1, c 1    dog e 2, f 1    owl g 3    (above .5)
     two: cat b 2, c 1         dog e 2, a 1    owl f 2, g 1
     """
-    manifests.build(store, "one", {"per_class": 3, "min_confidence": 0.5})
+    building.build(store, "one", {"per_class": 3, "min_confidence": 0.5})
     add_review(store, ids["a"], "relabel", "dog")
     add_review(store, ids["f"], "relabel", "owl")
-    manifests.build(store, "two", {"per_class": 3, "min_confidence": 0.5})
+    building.build(store, "two", {"per_class": 3, "min_confidence": 0.5})
     return store
 
 
@@ -44,8 +44,8 @@ def test_each_kind_of_change(changed: Store, curator: Callable[..., Answer]) -> 
 
 
 def test_added_and_removed_count_in_their_class(store: Store, curator: Callable[..., Answer]) -> None:
-    manifests.build(store, "few", {"per_class": 2})
-    manifests.build(store, "many", {"per_class": 3, "fill": "none"})
+    building.build(store, "few", {"per_class": 2})
+    building.build(store, "many", {"per_class": 3, "fill": "none"})
     zero = dict.fromkeys(comparison.COUNTS, 0)
     grown = {"cat": {"added": 1, "same": 2}, "dog": {"added": 1, "same": 2}, "owl": {"copies_changed": 1}}
     forth = curator("diff", "few", "many", "--store", store.path, "--json").json
@@ -70,15 +70,15 @@ def test_exit_code(changed: Store, curator: Callable[..., Answer]) -> None:
 
 
 def test_the_text_names_the_classes_that_differ(store: Store, curator: Callable[..., Answer]) -> None:
-    manifests.build(store, "few", {"per_class": 2, "fill": "none"})
-    manifests.build(store, "many", {"per_class": 3, "fill": "none"})
+    building.build(store, "few", {"per_class": 2, "fill": "none"})
+    building.build(store, "many", {"per_class": 3, "fill": "none"})
     lines = curator("diff", "few", "many", "--store", store.path).out.splitlines()
     assert lines[0].split() == ["added", "2"]
     assert [line.split()[0] for line in lines[-2:]] == ["cat", "dog"]
 
 
 def test_what_cannot_be_compared(store: Store, curator: Callable[..., Answer]) -> None:
-    built = manifests.build(store, "one", {"per_class": 3})
+    built = building.build(store, "one", {"per_class": 3})
     unknown = curator("diff", "one", "ome", "--store", store.path)
     assert unknown.code == 2
     assert "there is no manifest 'ome'; did you mean 'one'?" in unknown.err

@@ -20,7 +20,7 @@ from conftest import CLASSES, read_lineage
 from test_labels import ROWS, URIS, generation, write
 from test_manifests import files_of
 
-from curator import label_file, labels, manifests, softlabels
+from curator import additions, building, label_file, labels, manifests, softlabels
 from curator.delta import CommitRaced
 from curator.images import add_images
 from curator.labels import import_labels
@@ -42,10 +42,10 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Store:
     columns = {"image_id": range(n), "uri": [f"pool/{i}.jpg" for i in range(n)], "split": ["unlabeled"] * n}
     columns |= {"status": ["ok"] * n}
     images = pa.table([pa.array(columns.get(f.name, pa.nulls(n)), f.type) for f in IMAGES.schema], schema=IMAGES.schema)
-    store.append("images", images)
+    additions.append(store, "images", images)
     for part in np.array_split(np.arange(n), 5):
         summary = softlabels.summarize(probs[part], 20)
-        store.append("labels", softlabels.table(summary, part, 0, "outside", ["unlabeled"] * len(part)))
+        additions.append(store, "labels", softlabels.table(summary, part, 0, "outside", ["unlabeled"] * len(part)))
     return store
 
 
@@ -163,12 +163,12 @@ class Threads(Store):
 
 def test_the_number_of_threads_changes_no_byte(large: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several files of several batches each."""
-    monkeypatch.setattr(manifests, "_BATCH", 16_384)
-    monkeypatch.setattr(manifests, "_FILE_ROWS", 2 * 16_384)
+    monkeypatch.setattr(building, "_BATCH", 16_384)
+    monkeypatch.setattr(building, "_FILE_ROWS", 2 * 16_384)
     store = Threads(large.path)
     built = []
     for Threads.number in (1, 2, 7):
-        built.append(manifests.build(store, f"t{Threads.number}", {"per_class": 60_000, "min_confidence": 0.5}))
+        built.append(building.build(store, f"t{Threads.number}", {"per_class": 60_000, "min_confidence": 0.5}))
     assert len({manifest.sha256 for manifest in built}) == 1
     assert len(files_of(built[0].path)) > 4
     assert files_of(built[0].path) == files_of(built[1].path) == files_of(built[2].path)
@@ -196,7 +196,7 @@ def check_all_published(store: Store) -> None:
 def test_a_killed_build_leaves_nothing_visible(large: Store) -> None:
     command = [PROGRAM, "build-manifest", "k", "--per-class", "60000", "--store", large.path, "--quiet"]
     began = time.monotonic()
-    want = manifests.build(large, "undisturbed", {"per_class": 60_000})
+    want = building.build(large, "undisturbed", {"per_class": 60_000})
     seconds = time.monotonic() - began + 0.5
     rng = random.Random(0)
     killed = 0
@@ -215,28 +215,29 @@ def test_a_killed_build_leaves_nothing_visible(large: Store) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_build_leaves_nothing_behind(large: Store, tmp_path: Path, number: signal.Signals) -> None:
-    """Ctrl-C, and the SIGTERM of a batch system, at moments from the start of the command to its end."""
-    (tmp_path / "temporary").mkdir()
+    """Ctrl-C, and the SIGTERM of a batch system, at moments from the start of the work to its end."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
     command = [PROGRAM, "build-manifest", "stopped", "--per-class", "60000", "--store", large.path, "--quiet"]
     codes = []
-    for tenths in (4, 8, 12, 16):
+    for tenths in (0, 3, 6, 10):
         run = subprocess.Popen(
             command,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | {"TMPDIR": str(tmp_path / "temporary")},
+            env=os.environ | {"TMPDIR": str(temporary)},
         )
+        while not list(temporary.glob("curator-selection-*")) and run.poll() is None:
+            time.sleep(0.01)
         time.sleep(tenths / 10)
         run.send_signal(number)
         told = run.communicate()[1]
         codes.append(run.returncode)
-        assert run.returncode in (0, 130, -number), told
+        assert run.returncode in (0, 130), told
         assert "Traceback" not in told
-        assert list((tmp_path / "temporary").glob("curator-selection-*")) == []
+        assert list(temporary.glob("curator-selection-*")) == []
         assert [path.name for path in (large.path / "manifests").glob(".*stopped*")] == []
-    # In the first tenths of a second Python itself may be stopped, before the command has begun.
-    assert set(codes) <= {0, 130, -number}
     assert 130 in codes
 
 
@@ -247,12 +248,12 @@ def test_a_build_that_died_before_its_commit_is_built_over(store: Store, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "claim", dies)
+        patch.setattr(additions, "claim", dies)
         with pytest.raises(KeyboardInterrupt):
-            manifests.build(store, "m", {"per_class": 3})
+            building.build(store, "m", {"per_class": 3})
     assert (store.path / "manifests" / "m").exists()
     assert manifests.published(store) == []
-    built = manifests.build(store, "m", {"per_class": 2})
+    built = building.build(store, "m", {"per_class": 2})
     assert pq.read_table(built.path).num_rows == built.unique_images == 5
     assert [path.name for path in built.path.parent.iterdir()] == ["m"]
 
@@ -265,7 +266,7 @@ def test_an_error_leaves_no_files_behind(store: Store, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
     with pytest.raises(OSError, match="No space left"):
-        manifests.build(store, "m", {"per_class": 3})
+        building.build(store, "m", {"per_class": 3})
     assert files_of(store.path) == before
 
 
@@ -289,7 +290,7 @@ def test_builds_of_one_name_at_once_publish_one(large: Store, seeds: tuple[int, 
 
 def test_a_build_waits_for_another_that_is_publishing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The race at its narrowest: a rival comes between the moment the files are in place and the commit."""
-    claim = Store.claim
+    claim = additions.claim
     rivals: list[subprocess.Popen[bytes]] = []
 
     def late(*arguments: Any) -> None:
@@ -300,8 +301,8 @@ def test_a_build_waits_for_another_that_is_publishing(store: Store, monkeypatch:
         time.sleep(0.3)
         claim(*arguments)
 
-    monkeypatch.setattr(Store, "claim", late)
-    built = manifests.build(store, "m", {"per_class": 3})
+    monkeypatch.setattr(additions, "claim", late)
+    built = building.build(store, "m", {"per_class": 3})
     assert rivals[0].wait() == 0
     assert [row["sha256"] for row in manifests.published(store)] == [built.sha256]
     assert [path.name for path in built.path.parent.iterdir()] == ["m"]

@@ -10,6 +10,7 @@ import pytest
 from conftest import Answer
 from test_labels import write
 
+from curator import additions
 from curator.domain import domain
 from curator.images import add_images
 from curator.labels import import_labels
@@ -81,12 +82,12 @@ def test_far_from_every_class(mixed: Store, tmp_path: Path) -> None:
         turned = bytes([127, 3, 1] if far else [0, 3, 127])
         others.append({"image_id": row["image_id"], "model": "outside", "weights_hash": "old", "vector": turned})
         others.append({"image_id": row["image_id"], "model": "another", "weights_hash": "", "vector": turned})
-    store.append("embeddings", pa.Table.from_pylist(vectors, EMBEDDINGS.schema))
+    additions.append(store, "embeddings", pa.Table.from_pylist(vectors, EMBEDDINGS.schema))
     found = domain(store, limit=3).far
     assert {row["uri"] for row in found[:2]} == {"alone.jpg", "web/odd/3.jpg"}
     assert found[0]["cosine"] < 0.3
     assert found[2]["cosine"] > 0.99
-    store.append("embeddings", pa.Table.from_pylist(others, EMBEDDINGS.schema))
+    additions.append(store, "embeddings", pa.Table.from_pylist(others, EMBEDDINGS.schema))
     assert domain(store, limit=3).far == found
     # a class is what people left it
     known = {row["uri"]: row["image_id"] for row in images}

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import PROBS, Answer
 
-from curator import account, explanation, manifests
+from curator import account, building, explanation, manifests
 from curator.errors import InputError
 from curator.images import add_images
 from curator.labels import import_labels
@@ -43,7 +43,7 @@ def reasons(store: Store, name: str) -> dict[str, explanation.Explanation]:
 
 def test_the_rule_that_decided_is_named(full: Store) -> None:
     options = {"per_class": 2, "where": "uri <> 'pool/a.jpg'", "min_confidence": 0.35, "policy": "threshold"}
-    manifests.build(full, "m", options | {"settings": {"threshold": 0.45}})
+    building.build(full, "m", options | {"settings": {"threshold": 0.45}})
     found = reasons(full, "m")
     wanted = {
         "a": "--where does not let it through: uri <> 'pool/a.jpg'",
@@ -73,7 +73,7 @@ def test_the_rule_that_decided_is_named(full: Store) -> None:
 
 
 def test_every_image_has_the_rank_that_the_manifest_gave_it(store: Store) -> None:
-    built = manifests.build(store, "m", {"per_class": 2})
+    built = building.build(store, "m", {"per_class": 2})
     rows = pq.read_table(built.path).to_pylist()
     found = reasons(store, "m")
     for said in found.values():
@@ -91,7 +91,7 @@ def test_every_image_has_the_rank_that_the_manifest_gave_it(store: Store) -> Non
 
 
 def test_an_explanation_is_as_of_the_manifest(store: Store, ids: dict[str, int], tmp_path: Path) -> None:
-    manifests.build(store, "m", {"per_class": 2})
+    building.build(store, "m", {"per_class": 2})
     add_review(store, ids["a"], "reject")
     pq.write_table(pa.table({"uri": ["later.jpg"]}), tmp_path / "later.parquet")
     add_images(store, str(tmp_path / "later.parquet"), "unlabeled", scan=False)
@@ -146,7 +146,7 @@ def test_precision_is_estimated_on_the_holdout(store: Store, tmp_path: Path, cur
     table = pa.table({"uri": list(probs), "probs": [list(map(float, p)) for p in probs.values()]})
     pq.write_table(table, tmp_path / "all.parquet")
     import_labels(store, str(tmp_path / "all.parquet"), 1, "second")
-    built = manifests.build(store, "m", {"per_class": 3})
+    built = building.build(store, "m", {"per_class": 3})
     got = [(c["class_name"], c["holdout_seen"], c["holdout_right"], c["precision"]) for c in account.classes(built)]
     assert got == [("cat", 2, 2, 1.0), ("dog", 1, 0, 0.0), ("owl", 0, 0, None)]
     assert account.precision(built) == (2, 3)
@@ -183,7 +183,7 @@ def test_options_that_are_not_default(store: Store, curator: Callable[..., Answe
 
 
 def test_auto_targets_are_hard_from_a_confidence_on(store: Store) -> None:
-    built = manifests.build(store, "m", {"per_class": 9, "targets": "auto", "hard_from": 0.7})
+    built = building.build(store, "m", {"per_class": 9, "targets": "auto", "hard_from": 0.7})
     for row in pq.read_table(built.path).to_pylist():
         hard = row["confidence"] >= np.float32(0.7)
         assert (len(row["top_classes"]), row["tail"]) == ((1, 0.0) if hard else (3, 0.0))

@@ -11,7 +11,7 @@ import pytest
 from exported import publish, read_tars, rows_of, tree, world
 from pictures import picture, start, wait_for, write
 
-from curator import exports, manifests
+from curator import building, exports, manifests
 from curator.errors import InputError
 from curator.exports import FORMATS, TABLES, export
 from curator.images import add_images
@@ -177,7 +177,7 @@ def test_a_damaged_manifest(store: Store, tmp_path: Path, curator: Any, form: st
 
 @pytest.mark.parametrize(("how", "left"), [(signal.SIGKILL, 1), (signal.SIGINT, 0)])
 def test_an_interrupted_export_leaves_nothing(store: Store, tmp_path: Path, how: int, left: int) -> None:
-    manifests.build(store, "long", {"per_class": 20_000})
+    building.build(store, "long", {"per_class": 20_000})
     code = """
         import sys
         from curator.cli import main

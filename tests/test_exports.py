@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from pictures import picture, write
 from PIL import Image
 
-from curator import manifests
+from curator import building, manifests
 from curator.errors import InputError
 from curator.exports import FORMATS, TABLES, export
 from curator.samples import folder_name
@@ -107,7 +107,7 @@ def test_parquet(store: Store, tmp_path: Path) -> None:
     found = pq.read_table(tmp_path / "m.parquet")
     assert found.equals(pq.read_table(part))
     assert found.schema.equals(pq.read_schema(part))
-    lineage = json.loads(pq.read_metadata(tmp_path / "m.parquet").metadata[manifests.FOOTER_KEY])
+    lineage = json.loads(pq.read_metadata(tmp_path / "m.parquet").metadata[building.FOOTER_KEY])
     assert lineage == manifests.find(store, "m").lineage
     assert polars.read_parquet(tmp_path / "m.parquet").to_dicts() == rows_of(store)
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import CLASSES
 
-from curator import gallery, manifests
+from curator import additions, building, gallery, manifests
 from curator.gallery import CHOSEN, ORDERS, REVIEWED, Filter, Gallery
 from curator.images import add_images
 from curator.labels import import_labels
@@ -54,8 +54,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Store:
                 "decided_at": START + dt.timedelta(seconds=int(rng.permutation(90)[0]) * 100 + place),
             }
         )
-    store.append("reviews", pa.Table.from_pylist(decided, REVIEWS.schema))
-    manifests.build(store, "m", {"generation": 1, "per_class": 20, "min_confidence": 0.3})
+    additions.append(store, "reviews", pa.Table.from_pylist(decided, REVIEWS.schema))
+    building.build(store, "m", {"generation": 1, "per_class": 20, "min_confidence": 0.3})
     return store
 
 

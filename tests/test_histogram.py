@@ -10,7 +10,7 @@ from conftest import Answer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curator import labels, manifests, selection
+from curator import building, labels, selection
 from curator.histogram import EDGE, Histogram
 from curator.labels import import_labels
 from curator.store import Store
@@ -76,7 +76,7 @@ def test_a_selection_reads_the_counts_and_gives_the_same_rows(
         read = curator(*command, "a")
         assert read.code == 0, read.err
         with pytest.raises(TypeError):  # another threshold, and so a count of its own
-            manifests.build(store, "c", {"per_class": 2, "min_confidence": 0.31})
+            building.build(store, "c", {"per_class": 2, "min_confidence": 0.31})
     with monkeypatch.context() as patch:
         patch.setattr(labels, "add_counts", lambda *_: False)
         counted = curator(*command, "b")
@@ -85,12 +85,12 @@ def test_a_selection_reads_the_counts_and_gives_the_same_rows(
 
 def test_a_part_without_counts_is_counted(store: Store) -> None:
     """As when another tool has merged the parts into larger ones."""
-    built = manifests.build(store, "a", {"per_class": 2})
+    built = building.build(store, "a", {"per_class": 2})
     (part,) = store.files("labels")
     rows = pq.read_table(part).replace_schema_metadata(None)
     pq.write_table(rows, part)
     assert not labels.add_counts(store.footers("labels"), 0, Histogram(3))
-    assert manifests.build(store, "b", {"per_class": 2}).sha256 == built.sha256
+    assert building.build(store, "b", {"per_class": 2}).sha256 == built.sha256
 
 
 def test_counts_that_do_not_fit_the_rows_stop_the_build(store: Store) -> None:
@@ -98,4 +98,4 @@ def test_counts_that_do_not_fit_the_rows_stop_the_build(store: Store) -> None:
     rows = pq.read_table(part)
     pq.write_table(rows.slice(2).replace_schema_metadata(pq.read_metadata(part).metadata), part)
     with pytest.raises(RuntimeError, match="7 rows are within the quota, and 9 were counted"):
-        manifests.build(store, "a", {"per_class": 9})
+        building.build(store, "a", {"per_class": 9})

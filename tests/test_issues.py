@@ -16,7 +16,7 @@ from conftest import Answer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from curator import issues, queries, softlabels
+from curator import additions, issues, queries, softlabels
 from curator.errors import InputError
 from curator.images import add_images
 from curator.labels import import_labels
@@ -58,7 +58,7 @@ def made_judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     add_images(store, str(folder / "l.parquet"), "labeled", scan=False)
     ids = [row["image_id"] for row in store.rows("select image_id from images order by uri")]
     probs = np.array([p for _, p in PICTURES], np.float32)
-    store.append("held_out", held_out(softlabels.summarize(probs, 20), ids))
+    additions.append(store, "held_out", held_out(softlabels.summarize(probs, 20), ids))
     return folder
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from pictures import CLASSES, judged, picture, world, write
 
-from curator import manifests, packs, softlabels
+from curator import building, packs, softlabels
 from curator.augment import Augmentation, augment
 from curator.batches import Batch
 from curator.decode import decode
@@ -362,7 +362,7 @@ def test_the_tail_is_spread_over_the_classes_that_were_cut(tmp_path: Path) -> No
     column = pa.array([probs.tolist()], pa.list_(pa.float32()))
     pq.write_table(pa.table({"uri": ["pool/0.png"], "probs": column}), tmp_path / "probs.parquet")
     import_labels(store, str(tmp_path / "probs.parquet"), 0, "outside")
-    manifests.build(store, "m", {"per_class": 1, "min_confidence": 0.01})
+    building.build(store, "m", {"per_class": 1, "min_confidence": 0.01})
     streams = [(Rows.labeled(store), 1), (Rows.manifest(store, "m"), 1)]
     batch = next(iter(ManifestLoader(store.root, streams, PLAIN, 25).batches(0, 1)))
     assert batch.targets[0].tolist() == [1.0] + [0.0] * 24
@@ -374,7 +374,7 @@ def test_the_tail_is_spread_over_the_classes_that_were_cut(tmp_path: Path) -> No
 
 def test_a_row_weighs_what_the_manifest_says(store: Store) -> None:
     """Labeled rows weigh 1; softmatch's weights are spread below that."""
-    built = manifests.build(store, "weighed", {"per_class": 3, "min_confidence": 0.0, "policy": "soft-weight"})
+    built = building.build(store, "weighed", {"per_class": 3, "min_confidence": 0.0, "policy": "soft-weight"})
     weights = dict(zip(*pq.read_table(built.path, columns=["image_id", "weight"]).to_pydict().values(), strict=True))
     assert len(set(weights.values())) > 1
     streams = [(Rows.labeled(store), 2), (Rows.manifest(store, "weighed"), 6)]

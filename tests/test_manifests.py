@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import PROBS, Answer, read_lineage
 
-from curator import manifests, selection
+from curator import additions, building, manifests, selection
 from curator.errors import AnswerIsNo, InputError
 from curator.images import add_images
 from curator.labels import import_labels
 from curator.reviews import add_review
-from curator.schema import MANIFEST_ROW, MODELS
+from curator.schema import MANIFEST_ROW, MANIFESTS, MODELS
 from curator.store import Store
 
 PROGRAM = Path(sys.executable).with_name("curator")
@@ -40,7 +40,7 @@ def letters(ids: dict[str, int], path: Path, column: str) -> list[tuple[str, Any
 def test_the_rows_of_a_manifest(store: Store, ids: dict[str, int]) -> None:
     """Ordered by label, then rank; a class a person gave is a one-hot soft label."""
     add_review(store, ids["b"], "relabel", "dog")
-    built = manifests.build(store, None, {"per_class": 3})
+    built = building.build(store, None, {"per_class": 3})
     assert built.name == "g0-3"
     assert built.path == store.path / "manifests" / "g0-3"
     table = pq.read_table(built.path)
@@ -72,7 +72,7 @@ def test_the_rows_of_a_manifest(store: Store, ids: dict[str, int]) -> None:
 
 
 def test_hard_targets_are_one_hot(store: Store) -> None:
-    built = manifests.build(store, "hard", {"per_class": 9, "targets": "hard"})
+    built = building.build(store, "hard", {"per_class": 9, "targets": "hard"})
     for row in pq.read_table(built.path).to_pylist():
         assert (row["top_classes"], row["top_probs"], row["tail"]) == ([row["label"]], [1.0], 0.0)
         assert row["source"] == "pseudo"
@@ -83,8 +83,8 @@ def test_hard_targets_are_one_hot(store: Store) -> None:
 
 
 def test_two_builds_are_the_same_bytes_under_any_name(store: Store) -> None:
-    one = manifests.build(store, "one", {"per_class": 4})
-    two = manifests.build(store, "two", {"per_class": 4})
+    one = building.build(store, "one", {"per_class": 4})
+    two = building.build(store, "two", {"per_class": 4})
     assert one.sha256 == two.sha256
     assert files_of(one.path) == files_of(two.path)
     assert set(files_of(one.path)) == {"_lineage.json", "part-00000.parquet"}
@@ -93,7 +93,7 @@ def test_two_builds_are_the_same_bytes_under_any_name(store: Store) -> None:
 def test_as_of_gives_the_same_bytes_after_the_store_has_grown(
     store: Store, ids: dict[str, int], tmp_path: Path
 ) -> None:
-    first = manifests.build(store, "first", {"per_class": 4})
+    first = building.build(store, "first", {"per_class": 4})
     pq.write_table(
         pa.table({"uri": ["n1.jpg", "n2.jpg"], "probs": [[0.99, 0.01, 0], [0, 0, 1.0]]}), tmp_path / "n.parquet"
     )
@@ -101,24 +101,24 @@ def test_as_of_gives_the_same_bytes_after_the_store_has_grown(
     import_labels(store, str(tmp_path / "n.parquet"), 0, "outside")
     import_labels(store, str(tmp_path / "probs.parquet"), 1, "second")
     add_review(store, ids["a"], "reject")
-    again = manifests.build(store, "again", {"per_class": 4}, as_of="first")
+    again = building.build(store, "again", {"per_class": 4}, as_of="first")
     assert again.generation == 0
     assert files_of(again.path) == files_of(first.path)
-    other = manifests.build(store, "other", {"per_class": 4, "generation": 0})
+    other = building.build(store, "other", {"per_class": 4, "generation": 0})
     assert other.sha256 != first.sha256
-    assert manifests.build(store, "first", {"per_class": 4}, as_of="first") == first
+    assert building.build(store, "first", {"per_class": 4}, as_of="first") == first
 
 
 def test_the_hash_covers_rows_and_parameters(store: Store) -> None:
     plain = {"per_class": 3, "min_confidence": 0.3}
     hashes = {
-        manifests.build(store, f"m{number}", plain | options).sha256
+        building.build(store, f"m{number}", plain | options).sha256
         for number, options in enumerate(
             ({}, {"temperature": 2.0}, {"seed": 1}, {"where": "true"}, {"min_confidence": 0.31}, {"targets": "hard"})
         )
     }
     assert len(hashes) == 6
-    assert manifests.build(store, "same", plain | {"policy": "top", "fill": "copies", "seed": 0}).sha256 in hashes
+    assert building.build(store, "same", plain | {"policy": "top", "fill": "copies", "seed": 0}).sha256 in hashes
 
 
 # A name that is taken
@@ -136,40 +136,40 @@ def test_the_same_name_and_content_is_left_as_it_is(store: Store, curator: Calla
 
 
 def test_a_taken_name_is_an_error_that_says_what_differs(store: Store, ids: dict[str, int]) -> None:
-    manifests.build(store, "m", {"per_class": 3})
+    building.build(store, "m", {"per_class": 3})
     before = files_of(store.path)
     with pytest.raises(InputError, match=r"'m' exists .*options differ: per_class 3 -> 4, seed 0 -> 7\)"):
-        manifests.build(store, "m", {"per_class": 4, "seed": 7})
+        building.build(store, "m", {"per_class": 4, "seed": 7})
     assert files_of(store.path) == before
     add_review(store, ids["a"], "reject")
     before = files_of(store.path)
     with pytest.raises(InputError, match=r"'m' exists .*the store has changed since") as caught:
-        manifests.build(store, "m", {"per_class": 3})
+        building.build(store, "m", {"per_class": 3})
     assert "--as-of m" in caught.value.mend
     assert files_of(store.path) == before
 
 
 def test_an_option_younger_than_a_manifest_counts_as_its_default(store: Store) -> None:
-    built = manifests.build(store, "m", {"per_class": 3})
-    older = manifests._row(built) | {"name": "older", "path": "manifests/older"}
+    built = building.build(store, "m", {"per_class": 3})
+    older = building._row(built) | {"name": "older", "path": "manifests/older"}
     lineage = json.loads(older["lineage"])
     del lineage["parameters"]["max_copies"]
     built.path.rename(store.path / "manifests" / "older")
     row = older | {"lineage": json.dumps(lineage)}
-    store.append("manifests", pa.Table.from_pylist([row], manifests.MANIFESTS.schema))
-    assert manifests.build(store, "older", {"per_class": 3}).sha256 == built.sha256
+    additions.append(store, "manifests", pa.Table.from_pylist([row], MANIFESTS.schema))
+    assert building.build(store, "older", {"per_class": 3}).sha256 == built.sha256
     with pytest.raises(InputError, match="max_copies None -> 2"):
-        manifests.build(store, "older", {"per_class": 3, "max_copies": 2})
+        building.build(store, "older", {"per_class": 3, "max_copies": 2})
 
 
 def test_files_that_are_gone_are_built_again_as_of_the_manifest(store: Store, ids: dict[str, int]) -> None:
-    built = manifests.build(store, "m", {"per_class": 3})
+    built = building.build(store, "m", {"per_class": 3})
     files = files_of(built.path)
     for path in built.path.iterdir():
         path.unlink()
     built.path.rmdir()
     add_review(store, ids["a"], "reject")
-    assert manifests.build(store, "m", {"per_class": 3}, as_of="m") == built
+    assert building.build(store, "m", {"per_class": 3}, as_of="m") == built
     assert files_of(built.path) == files
     assert len(manifests.published(store)) == 1
 
@@ -179,11 +179,11 @@ def test_files_that_are_gone_are_built_again_as_of_the_manifest(store: Store, id
 
 def test_lineage_is_complete_beside_the_rows_and_inside_them(store: Store, ids: dict[str, int], tmp_path: Path) -> None:
     model = {"model": "trained", "generation": 1, "weights": "w", "weights_hash": "ab" * 32, "parents": []}
-    store.append("models", pa.Table.from_pylist([model], MODELS.schema))
+    additions.append(store, "models", pa.Table.from_pylist([model], MODELS.schema))
     import_labels(store, str(tmp_path / "probs.parquet"), 1, "trained")
     add_review(store, ids["a"], "reject")
     versions = store.versions()
-    built = manifests.build(store, "m", {"per_class": 3, "seed": 5, "where": "confidence < 0.75"})
+    built = building.build(store, "m", {"per_class": 3, "seed": 5, "where": "confidence < 0.75"})
     beside = json.loads((built.path / "_lineage.json").read_text("utf-8"))
     assert beside == built.lineage
     assert beside["sha256"] == built.sha256
@@ -237,7 +237,7 @@ def test_the_funnel_counts_what_each_rule_leaves(store: Store, ids: dict[str, in
     same = {"content_hash": "'same'", "status": "'ok'"}
     store.delta("images").update(updates=same, predicate="uri in ('held.jpg', 'pool/b.jpg')")
     add_review(store, ids["c"], "reject")
-    built = manifests.build(store, "m", {"per_class": 2, "where": "uri <> 'pool/a.jpg'", "min_confidence": 0.35})
+    built = building.build(store, "m", {"per_class": 2, "where": "uri <> 'pool/a.jpg'", "min_confidence": 0.35})
     assert built.lineage["funnel"] == {
         "pool": 10,
         "unreadable": 0,
@@ -290,11 +290,11 @@ def test_strict_exits_1_and_writes_nothing(
 
 
 def test_strict_passes_where_no_class_falls_short(store: Store) -> None:
-    assert manifests.build(store, "m", {"per_class": 1}, strict=True).unique_images == 3
+    assert building.build(store, "m", {"per_class": 1}, strict=True).unique_images == 3
     with pytest.raises(
         AnswerIsNo, match=r"1 classes have fewer images to choose from than 2 \(owl\) and 0 have none \(none\)"
     ):
-        manifests.build(store, "m2", {"per_class": 2}, strict=True)
+        building.build(store, "m2", {"per_class": 2}, strict=True)
 
 
 def test_dry_run_writes_nothing(store: Store, curator: Callable[..., Answer]) -> None:
@@ -370,7 +370,7 @@ def test_what_cannot_be_built(
 @pytest.mark.parametrize("bytes_left", [0, 100])
 def test_damaged_files_are_told_and_not_traced(store: Store, curator: Callable[..., Answer], bytes_left: int) -> None:
     for name in ("a", "b"):
-        manifests.build(store, name, {"per_class": 3})
+        building.build(store, name, {"per_class": 3})
     part = store.path / "manifests" / "b" / "part-00000.parquet"
     part.write_bytes(part.read_bytes()[:bytes_left])
     for command in (("diff", "a", "b", "--exit-code"), ("show", "b", "--image-id", "1")):
@@ -381,7 +381,7 @@ def test_damaged_files_are_told_and_not_traced(store: Store, curator: Callable[.
 
 
 def test_numbers_that_are_too_large(store: Store, curator: Callable[..., Answer]) -> None:
-    manifests.build(store, "a", {"per_class": 3})
+    building.build(store, "a", {"per_class": 3})
     for command in (("build-manifest", "--per-class", 3, "--seed", 10**40), ("show", "a", "--image-id", 10**40)):
         answer = curator(*command, "--store", store.path)
         assert answer.code == 2

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from timm.data import create_transform
 from torch import nn
 
-from curator import network, recipes
+from curator import additions, network, recipes
 from curator.errors import InputError
 from curator.store import Store
 
@@ -198,7 +198,7 @@ def test_models_without_weights_and_unknown_ones(curator: Callable[..., Answer],
     from curator.schema import MODELS
 
     row = {"model": "outside", "generation": 3, "parents": [], "created_at": dt.datetime.now(dt.UTC)}
-    store.append("models", pa.Table.from_pylist([row], MODELS.schema))
+    additions.append(store, "models", pa.Table.from_pylist([row], MODELS.schema))
     for command in ("label", "evaluate"):
         answer = curator(command, "--model", "outside", "--store", store.path)
         assert answer.code == 2

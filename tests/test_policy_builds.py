@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import read_lineage
 
-from curator import explanation, manifests, policies, queries, softlabels
+from curator import additions, building, explanation, manifests, policies, queries, softlabels
 from curator.errors import InputError
 from curator.parameters import Parameters
 from curator.schema import IMAGES, REVIEWS
@@ -35,21 +35,21 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Store:
         | {"content_hash": f"{rng.integers(5000)}", "label": int(label) if split == "holdout" else None}
         for i, split, label in zip(ids, splits, truth, strict=True)
     ]
-    store.append("images", pa.Table.from_pylist(images, IMAGES.schema))
+    additions.append(store, "images", pa.Table.from_pylist(images, IMAGES.schema))
     for generation in (0, 1):
         logits = rng.normal(size=(700, 5)) + 3 * (truth[:, None] == np.arange(5)) - 9 * (np.arange(5) == 4)
         logits[:, 4] = np.sort(logits, axis=1)[:, -2] - 0.1  # often second or third
         probs = np.round(np.exp(logits) / np.exp(logits).sum(1, keepdims=True), 2).astype(np.float32)
         probs[:, 4] = 1 - probs[:, :4].sum(1)
         summary = softlabels.summarize(np.maximum(probs, 0), 3)
-        store.append("labels", softlabels.table(summary, ids, generation, f"m{generation}", splits))
+        additions.append(store, "labels", softlabels.table(summary, ids, generation, f"m{generation}", splits))
     said = [("reject", None), ("accept", None), ("relabel", 4), ("relabel", 0)]
     reviews = [
         {"image_id": ids[i], "decision": said[i % 4][0], "new_label": said[i % 4][1], "reviewer": "x"}
         | {"decided_at": START + dt.timedelta(hours=i)}
         for i in range(40)
     ]
-    store.append("reviews", pa.Table.from_pylist(reviews, REVIEWS.schema))
+    additions.append(store, "reviews", pa.Table.from_pylist(reviews, REVIEWS.schema))
     return store
 
 
@@ -81,12 +81,12 @@ OPTIONS: list[dict[str, Any]] = [
 @pytest.fixture(scope="module")
 def plain(pool: Store) -> list[list[tuple[Any, ...]]]:
     """The rows without a policy."""
-    return [written(manifests.build(pool, f"plain-{n}", given).path) for n, given in enumerate(OPTIONS)]
+    return [written(building.build(pool, f"plain-{n}", given).path) for n, given in enumerate(OPTIONS)]
 
 
 @pytest.mark.parametrize("name", [name for name in policies.names() if name != "images-of"])
 def test_the_lineage_defines_the_rows(pool: Store, plain: list[list[tuple[Any, ...]]], name: str) -> None:
-    built = [manifests.build(pool, f"{name}-{n}", {"policy": name} | given) for n, given in enumerate(OPTIONS)]
+    built = [building.build(pool, f"{name}-{n}", {"policy": name} | given) for n, given in enumerate(OPTIONS)]
     for manifest in built:
         rows = written(manifest.path)
         assert rows == stated(pool, manifest)
@@ -102,9 +102,9 @@ def test_images_of_another_manifest(pool: Store, options: dict[str, Any]) -> Non
     """The same images, classes, copies and weights, whatever the policy; the soft labels of another teacher."""
     name = "-".join(["first", *options])
     options = {"per_class": 40} | options
-    first = manifests.build(pool, name, {"generation": 0, "policy": "soft-weight", "min_confidence": 0.4} | options)
+    first = building.build(pool, name, {"generation": 0, "policy": "soft-weight", "min_confidence": 0.4} | options)
     again = {"generation": 1, "policy": "images-of", "min_confidence": 0.0, "settings": {"manifest": name}}
-    built = manifests.build(pool, f"{name}-again", again | options)
+    built = building.build(pool, f"{name}-again", again | options)
     assert written(built.path) == stated(pool, built)
     had, has = ({row[0]: row[1:] for row in written(m.path)} for m in (first, built))
     assert {i: (label, copies, weight) for i, (label, _, copies, weight) in had.items()} == {
@@ -114,21 +114,21 @@ def test_images_of_another_manifest(pool: Store, options: dict[str, Any]) -> Non
     assert explanation.explain(pool, built.name, min(has)).is_in
     assert all(verdict.ok for verdict in manifests.check(pool, built.name))
     with pytest.raises(InputError, match="there is no manifest 'firts'"):
-        manifests.build(pool, "wrong", again | options | {"settings": {"manifest": "firts"}})
+        building.build(pool, "wrong", again | options | {"settings": {"manifest": "firts"}})
 
 
 def test_a_policy_of_ones_own_may_read_another_manifest(pool: Store, tmp_path: Path) -> None:
     """For example what the last selection left out."""
-    manifests.build(pool, "last", {"generation": 0, "per_class": 30})
+    building.build(pool, "last", {"generation": 0, "per_class": 30})
     query = "select image_id, label, confidence, confidence as score from candidates anti join earlier using (image_id)"
     (tmp_path / "rest.sql").write_text(f"-- Parameter: $manifest = ''\n{query};\n", "utf-8")
     options = {"generation": 1, "per_class": 30, "policy": str(tmp_path / "rest.sql")}
-    built = manifests.build(pool, "rest", options | {"settings": {"manifest": "last"}})
+    built = building.build(pool, "rest", options | {"settings": {"manifest": "last"}})
     last = {row[0] for row in written(pool.path / "manifests" / "last")}
     assert not last & {row[0] for row in written(built.path)}
     (tmp_path / "rest.sql").write_text(query, "utf-8")
     with pytest.raises(InputError, match="reads 'earlier'"):
-        manifests.build(pool, "other", options)
+        building.build(pool, "other", options)
 
 
 SETTINGS: dict[str, dict[str, policies.Value]] = {
@@ -140,9 +140,9 @@ SETTINGS: dict[str, dict[str, policies.Value]] = {
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_settings_change_the_rows_and_are_recorded(pool: Store, name: str) -> None:
-    usual = manifests.build(pool, f"{name}-usual", {"policy": name, "per_class": 100})
-    built = manifests.build(pool, f"{name}-set", {"policy": name, "per_class": 100, "settings": SETTINGS[name]})
-    again = manifests.build(pool, f"{name}-again", {}, as_of=f"{name}-set")
+    usual = building.build(pool, f"{name}-usual", {"policy": name, "per_class": 100})
+    built = building.build(pool, f"{name}-set", {"policy": name, "per_class": 100, "settings": SETTINGS[name]})
+    again = building.build(pool, f"{name}-again", {}, as_of=f"{name}-set")
     assert written(built.path) == stated(pool, built)
     assert written(built.path) != written(usual.path)
     assert again.sha256 == built.sha256
@@ -150,5 +150,5 @@ def test_settings_change_the_rows_and_are_recorded(pool: Store, name: str) -> No
 
 def test_a_policy_that_lets_nothing_through(pool: Store) -> None:
     with pytest.raises(InputError, match="nothing can be selected"):
-        manifests.build(pool, "none", {"policy": "threshold", "per_class": 2, "settings": {"threshold": 2}})
+        building.build(pool, "none", {"policy": "threshold", "per_class": 2, "settings": {"threshold": 2}})
     assert not (pool.path / "manifests" / "none").exists()

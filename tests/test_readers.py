@@ -14,6 +14,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
+from curator import additions
 from curator.labels import import_labels
 from curator.reviews import add_review
 from curator.schema import METRICS
@@ -51,7 +52,7 @@ def many_once(made: Store, tmp_path_factory: pytest.TempPathFactory) -> Store:
     add_review(
         store, store.rows("select min(image_id) as i from images")[0]["i"], "relabel", "owl", "anna", "it is one"
     )
-    store.append("metrics", pa.Table.from_pylist([{"model": "student", "step": 1}], METRICS.schema))
+    additions.append(store, "metrics", pa.Table.from_pylist([{"model": "student", "step": 1}], METRICS.schema))
     part = next((store.path / "labels").glob("g*/*.parquet"))
     shutil.copy(part, part.with_name("part-not-committed.parquet"))
     return store

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import Answer
 
-from curator import figures, manifests, report
+from curator import building, figures, manifests, report
 from curator.errors import InputError
 from curator.images import add_images
 from curator.labels import import_labels
@@ -88,7 +88,7 @@ def draw(place: Path, side: int = 120) -> None:
 def built_once(made_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("built")
     shutil.copytree(made_once, folder, dirs_exist_ok=True)
-    manifests.build(Store(folder / "store"), "m", {"per_class": 3})
+    building.build(Store(folder / "store"), "m", {"per_class": 3})
     return folder
 
 
@@ -145,10 +145,10 @@ def test_warns_when_it_should(three: Store, tmp_path: Path) -> None:
     assert "9 pool images were never scanned" in shown
     for absent in ("no image to choose from", "repeats an image", "have no label"):
         assert absent not in shown
-    manifests.build(three, "many", {"per_class": 12, "min_confidence": 0.65, "max_copies": 11})
+    building.build(three, "many", {"per_class": 12, "min_confidence": 0.65, "max_copies": 11})
     pq.write_table(pa.table({"uri": ["pool/new.jpg"]}), tmp_path / "more.parquet")
     add_images(three, str(tmp_path / "more.parquet"), "unlabeled", scan=False)
-    manifests.build(three, "later", {"per_class": 12, "min_confidence": 0.65})
+    building.build(three, "later", {"per_class": 12, "min_confidence": 0.65})
     capped = " ".join(figures.gather(three, "many").warnings)
     assert "but no image counts more than 11 times: dog, cat." in capped
     assert "1 class has no image to choose from, so no row: owl." in capped
@@ -162,7 +162,7 @@ def test_no_warning_where_all_is_well(tmp_path: Path) -> None:
     for i, uri in enumerate(uris):
         draw(tmp_path / uri, 20 + i)
     store = labeled(tmp_path, ["x", "y"], np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.2, 0.8]]), uris, scan=True)
-    manifests.build(store, "m", {"per_class": 2})
+    building.build(store, "m", {"per_class": 2})
     page = written(store, "m", tmp_path / "m.html")
     assert "No warnings." in page.text
     assert "Every kept image counts once." in page.text
@@ -175,7 +175,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     names = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "$x$ & \u732b\u202e\n</svg>"]
     uris = ["pool/<script>alert(2)</script>.jpg", "pool/\"'><b>.jpg", "pool/]]>&amp;.jpg"]
     store = labeled(tmp_path, names, np.eye(3) * 0.85 + 0.05, uris)
-    manifests.build(store, "m", {"per_class": 2, "where": "uri <> '</pre><script>alert(3)</script>'"})
+    building.build(store, "m", {"per_class": 2, "where": "uri <> '</pre><script>alert(3)</script>'"})
     page = written(store, "m", tmp_path / "m.html")
     assert len(page.every("script")) == 1
     assert not page.every("img")
@@ -298,7 +298,7 @@ def test_many_classes_stay_small(tmp_path: Path) -> None:
     probs = np.full((3000, 1000), 0.0002)
     probs[np.arange(3000), top] = 0.8002
     store = labeled(tmp_path, [f"class {i}" for i in range(1000)], probs, [f"pool/{i}.jpg" for i in range(3000)])
-    manifests.build(store, "m", {"per_class": 20})
+    building.build(store, "m", {"per_class": 20})
     draw(tmp_path / "big.png", 1500)
     for row in store.rows("select uri from images"):
         (tmp_path / row["uri"]).parent.mkdir(exist_ok=True)

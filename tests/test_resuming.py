@@ -13,7 +13,7 @@ import pytest
 from conftest import Answer
 from pictures import NOISY, OWN, Watched, on_a_small_disk, start, teach, wait_for, weights_hash
 
-from curator import checkpoints, packs
+from curator import additions, checkpoints, packs
 from curator.errors import CuratorError, InputError, StoreError
 from curator.images import add_images
 from curator.reviews import add_review
@@ -122,7 +122,7 @@ def test_reviews_that_came_in_between_are_of_the_next_training(store: Store) -> 
 def test_figures_of_a_run_that_died_before_it_was_registered_are_taken_back(store: Store) -> None:
     stopped(store)
     late = {"model": "late", "step": 20, "epoch": 10.0, "name": "loss", "value": 99.0, "at": dt.datetime.now(dt.UTC)}
-    store.append("metrics", pa.Table.from_pylist([late], METRICS.schema))
+    additions.append(store, "metrics", pa.Table.from_pylist([late], METRICS.schema))
     done = teach(store, *OWN, name="late", resume=True)
     rows = store.rows("select step, name, value from metrics where model = 'late' and name = 'loss' order by step")
     assert [row["step"] for row in rows] == [1, 20]

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from conftest import Answer
 
-from curator import manifests, queries, reviews
+from curator import additions, building, queries, reviews
 from curator.errors import InputError
 from curator.reviews import add_review, class_index
 from curator.schema import REVIEWS
@@ -55,7 +55,7 @@ def test_the_time_counts_and_not_the_order_of_writing(store: Store, ids: dict[st
     now = dt.datetime.now(dt.UTC)
     for hours, decision in ((2, "reject"), (1, "accept"), (0, "skip")):
         row = {"image_id": ids["a"], "decision": decision, "decided_at": now + dt.timedelta(hours=hours)}
-        store.append("reviews", pa.Table.from_pylist([row], REVIEWS.schema))
+        additions.append(store, "reviews", pa.Table.from_pylist([row], REVIEWS.schema))
     assert decided(store) == {ids["a"]: ("reject", None)}
 
 
@@ -66,7 +66,7 @@ def test_of_decisions_of_one_moment_one_wins_as_a_whole(store: Store, ids: dict[
     for name, order in zip("abcdef", itertools.permutations(choices), strict=True):
         for decision, new_label in order:
             row = {"image_id": ids[name], "decision": decision, "new_label": new_label, "decided_at": now}
-            store.append("reviews", pa.Table.from_pylist([row], REVIEWS.schema))
+            additions.append(store, "reviews", pa.Table.from_pylist([row], REVIEWS.schema))
     assert decided(store) == {ids[name]: ("relabel", 1) for name in "abcdef"}
 
 
@@ -82,7 +82,7 @@ def test_decisions_count_in_the_next_manifest(
         answer = curator("review", "--image-id", ids[image], *decision, "--store", store.path, "--json")
         assert answer.code == 0
         assert answer.json["image_id"] == ids[image]
-    built = manifests.build(store, "m", {"per_class": 3})
+    built = building.build(store, "m", {"per_class": 3})
     counted = {row["class_name"]: row["candidates"] for row in built.classes}
     assert counted == {"cat": 3, "dog": 2, "owl": 3}  # c, d, h; f, i; b, e, g
 
@@ -247,12 +247,12 @@ def test_people_who_decide_at_once_lose_nothing(store: Store, tmp_path: Path) ->
 def test_the_lineage_names_the_reviews_and_diff_shows_what_they_did(
     store: Store, ids: dict[str, int], tmp_path: Path, curator: Callable[..., Answer]
 ) -> None:
-    before = manifests.build(store, "before", {"per_class": 3})
+    before = building.build(store, "before", {"per_class": 3})
     file = listed(
         tmp_path / "d.csv", "uri,decision,new_label\npool/a.jpg,reject,\npool/b.jpg,relabel,owl\npool/e.jpg,accept,\n"
     )
     reviews.add_reviews(store, file)
-    after = manifests.build(store, "after", {"per_class": 3})
+    after = building.build(store, "after", {"per_class": 3})
     versions = [manifest.lineage["tables"]["reviews"] for manifest in (before, after)]
     assert versions[1] == versions[0] + 1 == store.versions()["reviews"]
     found = curator("diff", "before", "after", "--json", "--store", store.path).json
@@ -260,7 +260,7 @@ def test_the_lineage_names_the_reviews_and_diff_shows_what_they_did(
     assert found["added"] == 2  # d and h move up among the cats
     add_review(store, ids["a"], "skip")
     add_review(store, ids["b"], "skip")
-    manifests.build(store, "undone", {"per_class": 3})
+    building.build(store, "undone", {"per_class": 3})
     assert curator("diff", "before", "undone", "--exit-code", "--store", store.path).code == 0
-    again = manifests.build(store, "again", {}, as_of="after")
+    again = building.build(store, "again", {}, as_of="after")
     assert again.sha256 == after.sha256

@@ -10,7 +10,7 @@ import pytest
 from conftest import Answer
 from traces import answer, outside, prints  # noqa: F401 - a fixture
 
-from curator import manifests, sandbox, sandboxed
+from curator import building, sandbox, sandboxed
 from curator.errors import InputError
 from curator.store import Store
 
@@ -82,8 +82,8 @@ def test_a_query_as_a_file_and_wrong_usage(store: Store, outside: Path, curator:
 
 
 def test_manifests_are_views_of_their_own(store: Store, curator: Run) -> None:
-    manifests.build(store, None, {"per_class": 5})
-    manifests.build(store, "9lives.x", {"per_class": 2})
+    building.build(store, None, {"per_class": 5})
+    building.build(store, "9lives.x", {"per_class": 2})
     done = curator("sql", 'select sum(copies) as n from "g0-5"', "--store", store.path, "--json")
     assert done.json == [{"n": 15}]
     names = curator("sql", "select name, rows from manifests order by name", "--store", store.path, "--json").json

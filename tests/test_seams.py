@@ -20,7 +20,7 @@ from timm.data import ImageDataset, create_loader
 from torch.utils.data import DataLoader
 
 import curator
-from curator import ManifestLoader, ManifestReader, manifests, packs, timm_reader
+from curator import ManifestLoader, ManifestReader, building, packs, timm_reader
 from curator.errors import InputError
 from curator.store import Store
 
@@ -50,7 +50,7 @@ print(json.dumps(counts))
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Store:
     store = judged(tmp_path_factory.mktemp("made"))
-    manifests.build(store, "g0-1000", {"per_class": 12, "min_confidence": 0.3})
+    building.build(store, "g0-1000", {"per_class": 12, "min_confidence": 0.3})
     return store
 
 
@@ -143,9 +143,7 @@ def test_a_reader_has_the_images_of_a_pass_with_the_classes_that_they_fill(made:
 
 
 def test_the_class_is_the_one_that_an_image_fills_not_the_most_probable(made: Store) -> None:
-    manifests.build(
-        made, "second", {"per_class": 4, "min_confidence": 0.3, "policy": "top-p", "settings": {"floor": 0}}
-    )
+    building.build(made, "second", {"per_class": 4, "min_confidence": 0.3, "policy": "top-p", "settings": {"floor": 0}})
     rows = pq.read_table(made.path / "manifests" / "second").to_pylist()
     assert any(row["label"] != row["top_classes"][0] for row in rows)
     reader = ManifestReader(made, "second")

@@ -16,7 +16,7 @@ from conftest import PROBS, Answer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from curator import manifests, queries, selection, softlabels
+from curator import additions, building, queries, selection, softlabels
 from curator.errors import InputError
 from curator.reviews import add_review
 from curator.schema import IMAGES, REVIEWS
@@ -88,21 +88,21 @@ def fill_store(store: Store, case: Case) -> None:
         | {"status": "ok", "label": None if i.split == "unlabeled" else 0, "added_at": START}
         for i in case.images
     ]
-    store.append("images", pa.Table.from_pylist(images, IMAGES.schema))
+    additions.append(store, "images", pa.Table.from_pylist(images, IMAGES.schema))
     for generation in (0, 1):
         labeled = [image for image in case.images if generation in image.labels]
         if labeled:
             probs = np.array([distribution(*image.labels[generation]) for image in labeled])
             summary = softlabels.summarize(probs, 20)
             ids, splits = [image.image_id for image in labeled], [image.split for image in labeled]
-            store.append("labels", softlabels.table(summary, ids, generation, f"m{generation}", splits))
+            additions.append(store, "labels", softlabels.table(summary, ids, generation, f"m{generation}", splits))
     if case.reviews:
         # Written out of order: the time of a decision counts, not its place.
         rows = [
             {"image_id": i, "decision": d, "new_label": n, "reviewer": "x", "decided_at": START + dt.timedelta(hours=h)}
             for h, (i, d, n) in enumerate(case.reviews)
         ][::-1]
-        store.append("reviews", pa.Table.from_pylist(rows, REVIEWS.schema))
+        additions.append(store, "reviews", pa.Table.from_pylist(rows, REVIEWS.schema))
 
 
 def distribution(label: int, confidence: float) -> np.ndarray:
@@ -178,9 +178,9 @@ def test_a_manifest_is_what_the_rule_says(fresh: Callable[[], Store], case: Case
     want = stated(case, generation)
     if not want:
         with pytest.raises(InputError, match="nothing can be selected"):
-            manifests.build(store, "m", case.options)
+            building.build(store, "m", case.options)
         return
-    built = manifests.build(store, "m", case.options)
+    built = building.build(store, "m", case.options)
     got = rows_of(built.path)
     assert got == want
     assert built.rows == sum(copies for _, _, copies, _, _ in want)
@@ -225,7 +225,7 @@ def test_a_confidence_equal_to_the_threshold_is_not_above_it(fresh: Callable[[],
     images = [Image(1, "unlabeled", None, {0: (0, THIRD)}), Image(2, "unlabeled", None, {0: (0, ABOVE)})]
     store = fresh()
     fill_store(store, Case(images, [], {}))
-    built = manifests.build(store, "m", {"per_class": 1, "min_confidence": 0.3, "fill": "none"})
+    built = building.build(store, "m", {"per_class": 1, "min_confidence": 0.3, "fill": "none"})
     assert rows_of(built.path) == [(0, 2, 1, "pseudo", ABOVE)]
 
 
@@ -233,7 +233,7 @@ def test_a_golden_manifest(store: Store, ids: dict[str, int]) -> None:
     """A hash that was once worked out; it changes only if rows or the hash rule change, and then on purpose."""
     add_review(store, ids["c"], "reject")
     add_review(store, ids["i"], "relabel", "owl")
-    built = manifests.build(store, "golden", {"per_class": 3, "min_confidence": 0.3})
+    built = building.build(store, "golden", {"per_class": 3, "min_confidence": 0.3})
     letters = {image_id: name for name, image_id in ids.items()}
     got = [(row[0], letters[row[1]], row[2], row[3]) for row in rows_of(built.path)]
     assert got == [
@@ -264,7 +264,7 @@ RIGHT = {
 def test_where_lets_through_what_it_says(store: Store, ids: dict[str, int]) -> None:
     for number, (where, letters) in enumerate(RIGHT.items()):
         options = {"per_class": 9, "min_confidence": 0.0, "fill": "none", "where": where}
-        built = manifests.build(store, f"w{number}", options)
+        built = building.build(store, f"w{number}", options)
         kept = {row[1] for row in rows_of(built.path)}
         assert "".join(name for name in PROBS if ids[name] in kept) == letters, where
         assert built.lineage["funnel"]["pass_where"] == len(letters), where
@@ -353,5 +353,5 @@ def test_parameters_out_of_range(options: dict[str, Any]) -> None:
 
 def test_the_largest_quota_and_cap_are_computed(store: Store) -> None:
     most = 2**31 - 1
-    built = manifests.build(store, "m", {"per_class": most, "max_copies": most, "min_confidence": 0.85})
+    built = building.build(store, "m", {"per_class": most, "max_copies": most, "min_confidence": 0.85})
     assert built.rows == most

@@ -7,7 +7,7 @@ import threading
 import pytest
 from test_reviews import decided
 
-from curator import manifests
+from curator import building
 from curator import session as sessions
 from curator import store as stores
 from curator.delta import paths_of
@@ -161,7 +161,7 @@ def test_decisions_of_an_earlier_list_can_be_taken_back(store: Store, ids: dict[
 def test_a_queue_shows_what_was_taken_back_again(store: Store, ids: dict[str, int]) -> None:
     from test_worklist import listed
 
-    manifests.build(store, "m", {"per_class": 4})
+    building.build(store, "m", {"per_class": 4})
     session = Session(store, [ids["a"]], 0)
     for decision in ("reject", "skip"):
         session.decide(ids["a"], decision, None, 0)
@@ -180,7 +180,7 @@ def test_many_decisions_are_put_together_and_none_is_lost(
     monkeypatch.setattr(stores, "_MOST_SMALL", 30)
     images = list(ids.values())
     record(store, images[0], 0, "reject", None, "first")
-    named = manifests.build(store, "m", {"per_class": 3})
+    named = building.build(store, "m", {"per_class": 3})
     errors: list[Exception] = []
 
     def decide(who: str) -> None:
@@ -213,7 +213,7 @@ def test_many_decisions_are_put_together_and_none_is_lost(
     version = named.lineage["tables"]["reviews"]
     assert len(paths_of(store.delta("reviews", version))) == 1
     assert [row["reviewer"] for row in store.rows("select reviewer from reviews", {"reviews": version})] == ["first"]
-    assert manifests.build(store, "again", {}, as_of="m").sha256 == named.sha256
+    assert building.build(store, "again", {}, as_of="m").sha256 == named.sha256
 
 
 def test_a_session_reads_on_over_files_that_were_put_together(

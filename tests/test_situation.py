@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from curator import manifests, queries
+from curator import building, queries
 from curator.images import add_images
 from curator.situation import Situation, situation
 from curator.store import ABSENT, Store
@@ -51,7 +51,7 @@ def test_labels_without_a_manifest_ask_for_one(store: Store) -> None:
 
 
 def test_a_manifest_asks_for_a_student(store: Store) -> None:
-    manifests.build(store, "m", {"per_class": 2})
+    building.build(store, "m", {"per_class": 2})
     assert look(store).steps[-1].command == "curator train --recipe RECIPE --manifest m"
 
 
@@ -70,7 +70,7 @@ def test_commands_name_a_store_elsewhere(store: Store) -> None:
 
 
 def test_the_page_shows_generations_and_steps(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    manifests.build(store, "m", {"per_class": 2})
+    building.build(store, "m", {"per_class": 2})
     monkeypatch.setenv("CURATOR_STORE", str(store.path))
 
     def page() -> None:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 from conftest import Answer
 
-from curator import manifests, softlabels, translation
+from curator import additions, building, manifests, softlabels, translation
 from curator.errors import InputError
 from curator.schema import CALIBRATIONS, DUPLICATES, IMAGES, REVIEWS
 from curator.store import Store
@@ -58,14 +58,14 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Store:
         | {"content_hash": f"{rng.integers(6000)}", "label": int(label) if split == "holdout" else None}
         for n, (i, split, label) in enumerate(zip(ids, splits, truth, strict=True))
     ]
-    store.append("images", pa.Table.from_pylist(images, IMAGES.schema))
+    additions.append(store, "images", pa.Table.from_pylist(images, IMAGES.schema))
     for generation in (0, 1):
         logits = rng.normal(size=(800, 5)) + 3 * (truth[:, None] == np.arange(5)) - 9 * (np.arange(5) == 4)
         logits[:, 4] = np.sort(logits, axis=1)[:, -2] - 0.1
         probs = np.round(np.exp(logits) / np.exp(logits).sum(1, keepdims=True), 2).astype(np.float32)
         probs[:, 4] = 1 - probs[:, :4].sum(1)
         summary = softlabels.summarize(np.maximum(probs, 0), 3)
-        store.append("labels", softlabels.table(summary, ids, generation, f"m{generation}", splits))
+        additions.append(store, "labels", softlabels.table(summary, ids, generation, f"m{generation}", splits))
         fit = {
             "model": f"m{generation}",
             "generation": generation,
@@ -73,28 +73,28 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Store:
             "images": 200,
             "fitted_at": START,
         }
-        store.append("calibrations", pa.Table.from_pylist([fit], CALIBRATIONS.schema))
+        additions.append(store, "calibrations", pa.Table.from_pylist([fit], CALIBRATIONS.schema))
     said = [("reject", None), ("accept", None), ("relabel", 4), ("relabel", 0), ("skip", None)]
     reviews = [
         {"image_id": ids[int(rng.integers(120))], "decision": said[n % 5][0], "new_label": said[n % 5][1]}
         | {"reviewer": "x", "decided_at": START + dt.timedelta(hours=n)}
         for n in range(80)
     ]
-    store.append("reviews", pa.Table.from_pylist(reviews, REVIEWS.schema))
+    additions.append(store, "reviews", pa.Table.from_pylist(reviews, REVIEWS.schema))
     twins = [
         {"image_id": ids[n], "group_id": min(ids[n - n % 3 : n - n % 3 + 3]), "nearest": ids[n - 1], "kind": "phash"}
         | {"distance": 2.0, "leak": n % 10 == 0, "holdout_twin": ids[700] if n % 10 == 0 else None}
         | {"labeled_twin": n % 14 == 0, "scan": "s", "found_at": START}
         for n in range(60, 300)
     ]
-    store.append("duplicates", pa.Table.from_pylist(twins, DUPLICATES.schema))
+    additions.append(store, "duplicates", pa.Table.from_pylist(twins, DUPLICATES.schema))
     return store
 
 
 def both(store: Store, name: str, options: dict[str, Any]) -> manifests.Manifest:
     """Builds by both engines; makes sure that rows, hash, lineage and bytes are the same."""
-    one = manifests.build(store, f"{name}-duckdb", options)
-    other = manifests.build(store, f"{name}-spark", options, master=MASTER)
+    one = building.build(store, f"{name}-duckdb", options)
+    other = building.build(store, f"{name}-spark", options, master=MASTER)
     assert other.sha256 == one.sha256
     assert other.lineage == one.lineage | {"engine": other.lineage["engine"]}
     assert other.lineage["engine"].startswith("spark 4")
@@ -145,7 +145,7 @@ def test_a_policy_of_ones_own_whose_steps_have_the_names_of_ours(pool: Store, tm
         "select * , 0.5 as score from candidates union all select *, 0.5 from candidates"
     )
     with pytest.raises(InputError, match="images are returned more than once"):
-        manifests.build(pool, "twice", {"per_class": 5, "policy": str(tmp_path / "twice.sql")}, master=MASTER)
+        building.build(pool, "twice", {"per_class": 5, "policy": str(tmp_path / "twice.sql")}, master=MASTER)
     assert not (pool.path / "manifests" / "twice").exists()
 
 

@@ -8,6 +8,7 @@ from conftest import Answer
 from pictures import start, wait_for
 from test_labeling import RUN, check_whole, made, parts
 
+from curator import additions
 from curator.labeling import label
 from curator.store import Store
 
@@ -50,7 +51,7 @@ def test_a_refused_run_leaves_no_folder(store: Store, curator: Callable[..., Ans
     label(store, "teacher", ["holdout"])
     row = store.delta("models").to_pyarrow_table()
     other = row.set_column(0, "model", [["other"]])
-    store.append("models", other)
+    additions.append(store, "models", other)
     answer = curator("label", "--model", "other", "--store", store.path)
     assert answer.code == 2
     assert "a generation has one teacher" in answer.err

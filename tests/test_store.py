@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import CLASSES, Answer
 
-from curator import delta, reviews
+from curator import additions, delta, reviews
 from curator.delta import CommitRaced, paths_of
 from curator.errors import InputError, StoreError
 from curator.images import add_images
@@ -316,7 +316,7 @@ def test_a_process_that_holds_a_connection_locks_nobody_out(store: Store) -> Non
     holding = subprocess.Popen([sys.executable, "-c", program + "; time.sleep(60)", store.path], stdout=subprocess.PIPE)
     assert holding.stdout is not None
     holding.stdout.readline()
-    store.append("reviews", TABLES["reviews"].schema.empty_table())
+    additions.append(store, "reviews", TABLES["reviews"].schema.empty_table())
     assert store.classes() == CLASSES
     holding.send_signal(signal.SIGKILL)
     holding.stdout.close()

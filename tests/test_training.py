@@ -14,7 +14,7 @@ from conftest import Answer
 from pictures import NOISY, OWN, Watched, teach, weights_hash
 from safetensors.torch import load_file
 
-from curator import loader, manifests, packs
+from curator import building, loader, packs
 from curator.commands import models
 from curator.errors import CuratorError, InputError
 from curator.labeling import label
@@ -89,7 +89,7 @@ def test_a_student(store: Store, curator: Callable[..., Answer]) -> None:
     assert row(store, "teacher")["manifest"] is None
     assert json.loads(found["recipe"])["schedule"]["pseudo_ratio"] == 2
     label(store, "g1-recipe", ["unlabeled"])
-    manifests.build(store, "n", {"per_class": 2, "min_confidence": 0.1})
+    building.build(store, "n", {"per_class": 2, "min_confidence": 0.1})
     assert teach(store, "schedule.steps=1", name="third", manifest="n").generation == 2
 
 
@@ -97,7 +97,7 @@ def test_soft_labels_are_sharpened_by_the_manifests_temperature(store: Store) ->
     """One step over everything, without noise: the first loss depends on the targets alone."""
     losses = {}
     for name, options in {"one": {}, "other": {"seed": 1}, "sharp": {"temperature": 0.5}}.items():
-        rows = manifests.build(store, name, {"per_class": 12, "min_confidence": 0.1} | options).rows
+        rows = building.build(store, name, {"per_class": 12, "min_confidence": 0.1} | options).rows
         everything = ["schedule.labeled_batch=12", f"schedule.pseudo_ratio={rows // 12}", "schedule.steps=1"]
         plain = ["noise.crop_scale=[1, 1]", "noise.crop_ratio=[1, 1]", "noise.flip=0"]
         losses[name] = teach(store, *OWN, *everything, *plain, name=name, manifest=name).loss

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import PROBS, Answer
 
-from curator import manifests, policies
+from curator import building, manifests, policies
 from curator.errors import InputError
 from curator.reviews import add_review
 from curator.selection import Parameters
@@ -83,7 +83,7 @@ def test_what_a_policy_may_be(store: Store) -> None:
         file = store.path.parent / "own.sql"
         file.write_text(text)
         options = {"per_class": 9, "min_confidence": 0.1, "policy": str(file)}
-        built = manifests.build(store, f"m{number}", options)
+        built = building.build(store, f"m{number}", options)
         assert "".join(sorted(letters(store, built))) == want, text
 
 
@@ -283,6 +283,6 @@ def test_a_where_writes_nothing_and_reads_no_file(
 @pytest.mark.parametrize("name", ["size", "query", "con"])
 def test_a_parameter_may_have_any_other_name(store: Store, tmp_path: Path, name: str) -> None:
     (tmp_path / "own.sql").write_text(f"-- Parameter: ${name} = 0.5\n{ROWS} where confidence > ${name}", "utf-8")
-    built = manifests.build(store, "m", {"per_class": 9, "fill": "none", "policy": str(tmp_path / "own.sql")})
+    built = building.build(store, "m", {"per_class": 9, "fill": "none", "policy": str(tmp_path / "own.sql")})
     assert built.unique_images == sum(max(p) > 0.5 for p in PROBS.values())
     assert manifests.check(store, "m")[0].ok

@@ -11,7 +11,7 @@ import pytest
 from conftest import CLASSES, PROBS, Answer
 from test_labels import URIS, write
 
-from curator import manifests, softlabels
+from curator import additions, building, softlabels
 from curator.errors import InputError
 from curator.images import add_images
 from curator.labels import import_labels
@@ -34,7 +34,7 @@ def second(store: Store, folder: Path, **changed: tuple[float, ...]) -> None:
 
 def test_the_rows_that_a_doubt_stands_for(store: Store) -> None:
     """Three cats of five, two dogs of three for four rows, one owl for four rows."""
-    manifests.build(store, "m", {"per_class": 4})
+    building.build(store, "m", {"per_class": 4})
     rows = listed(store)
     copies = {"a": 1, "b": 1, "c": 1, "d": 1, "e": 2, "f": 1, "i": 1, "g": 4}
     values = {letter: (1 - max(PROBS[letter])) * number for letter, number in copies.items()}
@@ -47,13 +47,13 @@ def test_the_rows_that_a_doubt_stands_for(store: Store) -> None:
 
 def test_close_calls_of_short_classes(store: Store, ids: dict[str, int]) -> None:
     """Of images below the threshold, the class that has too few is worth a look, and the others are not."""
-    manifests.build(store, "m", {"per_class": 4, "min_confidence": 0.5})  # leaves d, h and i out; cats are 3 of 4
+    building.build(store, "m", {"per_class": 4, "min_confidence": 0.5})  # leaves d, h and i out; cats are 3 of 4
     rows = {letter: row for letter, row in listed(store).items() if row["reason"] == "close call"}
     gains = {"d": 2, "h": 2, "i": 2}
     margins = {"d": 0.5 - 0.3, "h": 0.34 - 0.33, "i": 0.4 - 0.3}
     want = {letter: max(PROBS[letter]) * (1 - margins[letter]) * gains[letter] for letter in gains}
     assert {letter: row["value"] for letter, row in rows.items()} == pytest.approx(want, abs=1e-6)
-    manifests.build(store, "n", {"per_class": 2, "min_confidence": 0.5})
+    building.build(store, "n", {"per_class": 2, "min_confidence": 0.5})
     assert "d" not in listed(store)  # there are enough cats now
 
 
@@ -65,7 +65,7 @@ def test_flips(store: Store, tmp_path: Path) -> None:
     assert rows["b"]["value"] == pytest.approx(0.5, abs=1e-6)
     assert rows["b"]["detail"] == "was cat (0.80)"
     assert rows["g"]["value"] == pytest.approx(0.6 / 1.3, abs=1e-6)
-    manifests.build(store, "m", {"per_class": 6})
+    building.build(store, "m", {"per_class": 6})
     rows = listed(store)
     assert rows["b"]["reason"] == "flip"
     assert rows["b"]["value"] == pytest.approx(0.5 * rows["b"]["copies"], abs=1e-6)
@@ -74,7 +74,7 @@ def test_flips(store: Store, tmp_path: Path) -> None:
 def test_a_short_list_begins_as_a_long_one(store: Store, tmp_path: Path) -> None:
     """What is found for one reason spares the next ones work, and nobody their place."""
     second(store, tmp_path, b=(0.1, 0.8, 0.1), g=(0.7, 0.1, 0.2))
-    manifests.build(store, "m", {"per_class": 6, "min_confidence": 0.45})
+    building.build(store, "m", {"per_class": 6, "min_confidence": 0.45})
     rows = worklist(store).images
     assert {row["reason"] for row in rows} == {"flip", "doubt", "close call"}
     for limit in range(1, len(rows)):
@@ -94,10 +94,12 @@ def test_leaks_and_labels(store: Store, ids: dict[str, int], tmp_path: Path) -> 
     rows = softlabels.table(softlabels.summarize(probs, 3), numbers, 0, "m", ["labeled"] * 6)
     held = {field.name: rows[field.name] for field in HELD_OUT.schema if field.name in rows.column_names}
     held |= {"run": pa.array(["one"] * 6), "fold": pa.array([0] * 6, pa.int16())}
-    store.append("held_out", pa.table([held[f.name].cast(f.type) for f in HELD_OUT.schema], schema=HELD_OUT.schema))
+    additions.append(
+        store, "held_out", pa.table([held[f.name].cast(f.type) for f in HELD_OUT.schema], schema=HELD_OUT.schema)
+    )
     twin = {"image_id": ids["a"], "group_id": ids["a"], "nearest": 5, "kind": "phash", "distance": 4.0, "leak": True}
     twin |= {"holdout_twin": 5, "labeled_twin": False, "scan": "s"}
-    store.append("duplicates", pa.Table.from_pylist([twin], DUPLICATES.schema))
+    additions.append(store, "duplicates", pa.Table.from_pylist([twin], DUPLICATES.schema))
     found = listed(store)
     assert list(found) == ["a", "u"]
     assert (found["a"]["reason"], found["a"]["value"]) == ("leak", 20)
@@ -108,9 +110,9 @@ def test_leaks_and_labels(store: Store, ids: dict[str, int], tmp_path: Path) -> 
 
 
 def test_an_image_stands_there_once_with_its_best_reason(store: Store, ids: dict[str, int]) -> None:
-    manifests.build(store, "m", {"per_class": 3})
+    building.build(store, "m", {"per_class": 3})
     twin = {"image_id": ids["g"], "group_id": ids["g"], "nearest": 5, "kind": "bytes", "distance": 0.0, "leak": True}
-    store.append("duplicates", pa.Table.from_pylist([twin], DUPLICATES.schema))
+    additions.append(store, "duplicates", pa.Table.from_pylist([twin], DUPLICATES.schema))
     rows = worklist(store).images
     assert len({row["image_id"] for row in rows}) == len(rows)
     assert (rows[0]["image_id"], rows[0]["reason"]) == (ids["g"], "leak")
@@ -120,7 +122,7 @@ def test_an_image_stands_there_once_with_its_best_reason(store: Store, ids: dict
 
 
 def test_decided_images_leave_and_skipped_ones_wait(store: Store, ids: dict[str, int], tmp_path: Path) -> None:
-    manifests.build(store, "m", {"per_class": 4})
+    building.build(store, "m", {"per_class": 4})
     for letter, decision in (("a", "accept"), ("e", "reject"), ("g", "skip")):
         add_review(store, ids[letter], decision)
     add_review(store, ids["f"], "relabel", "cat")
@@ -128,13 +130,13 @@ def test_decided_images_leave_and_skipped_ones_wait(store: Store, ids: dict[str,
     assert not {"a", "e", "f", "g"} & left.keys()
     assert {"b", "c", "d", "i"} <= left.keys()
     second(store, tmp_path)
-    manifests.build(store, "n", {"per_class": 4})
+    building.build(store, "n", {"per_class": 4})
     assert "g" in listed(store)  # another generation, another look
     assert not {"a", "e", "f"} & listed(store).keys()
 
 
 def test_one_class(store: Store) -> None:
-    manifests.build(store, "m", {"per_class": 4})
+    building.build(store, "m", {"per_class": 4})
     assert set(listed(store, class_name="dog")) == {"e", "f", "i"}
     with pytest.raises(InputError, match="there is no class 'dgo'"):
         worklist(store, class_name="dgo")
@@ -142,9 +144,9 @@ def test_one_class(store: Store) -> None:
 
 def test_one_reason(store: Store, ids: dict[str, int]) -> None:
     """An image is listed for the reason that was asked for, also where it has a better one."""
-    manifests.build(store, "m", {"per_class": 4})
+    building.build(store, "m", {"per_class": 4})
     twin = {"image_id": ids["g"], "group_id": ids["g"], "nearest": 5, "kind": "bytes", "distance": 0.0, "leak": True}
-    store.append("duplicates", pa.Table.from_pylist([twin], DUPLICATES.schema))
+    additions.append(store, "duplicates", pa.Table.from_pylist([twin], DUPLICATES.schema))
     assert set(listed(store, reason="leak")) == {"g"}
     doubts = listed(store, reason="doubt")
     assert {row["reason"] for row in doubts.values()} == {"doubt"}
@@ -169,7 +171,7 @@ def test_only_looking(store: Store, tmp_path: Path) -> None:
 
 
 def test_command(store: Store, ids: dict[str, int], curator: Callable[..., Answer]) -> None:
-    manifests.build(store, "m", {"per_class": 4})
+    building.build(store, "m", {"per_class": 4})
     answer = curator("quality", "queue", "--limit", 3, "--json", "--store", store.path)
     assert answer.code == 0, answer.err
     found = answer.json

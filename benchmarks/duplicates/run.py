@@ -39,7 +39,7 @@ import timm
 import torch
 from PIL import Image
 
-from curator import demo, duplicates, likeness, neighbors, network
+from curator import additions, demo, duplicates, likeness, neighbors, network
 from curator.embedding import embed
 from curator.images import add_images
 from curator.recipes import Recipe, from_json
@@ -302,7 +302,7 @@ def register(store: Store, packages: Path) -> None:
         "weights_hash": network.save(built, place / "weights.safetensors"),
         "created_at": dt.datetime.now(dt.UTC),
     }  # fmt: skip
-    store.append("models", pa.Table.from_pylist([row], MODELS.schema))
+    additions.append(store, "models", pa.Table.from_pylist([row], MODELS.schema))
 
 
 def pairs_of_hashes(store: Store) -> set[Pair]:
@@ -402,7 +402,7 @@ def million(work: Path, count: int = 1_000_000) -> list[str]:
     }
     nothing = {field.name: pa.nulls(count, field.type) for field in IMAGES.schema if field.name not in columns}
     given = columns | nothing
-    store.append("images", pa.table({name: given[name] for name in IMAGES.schema.names}).cast(IMAGES.schema))
+    additions.append(store, "images", pa.table({name: given[name] for name in IMAGES.schema.names}).cast(IMAGES.schema))
     lines = [f"## A million hashes, {dt.date.today()}", "", "| what | s | CPU s |", "|---|---|---|"]
     different = np.unique(hashes).view(np.uint64)
     pairs = []

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 from measure import peak_mb
 
-from curator import manifests
+from curator import additions, building
 from curator.schema import MANIFEST_ROW, MANIFESTS
 from curator.softlabels import round_probabilities
 from curator.store import Store
@@ -45,7 +45,7 @@ def make(work: Path, name: str, rows: int, copies: int) -> None:
     probs = round_probabilities(np.ascontiguousarray(probs / (probs.sum(axis=1, keepdims=True) * 1.1)))
     classes = rng.integers(0, 50, (_GROUP, 1)) + np.arange(KEPT) * rng.integers(1, 49, (_GROUP, 1))
     for part, start in enumerate(range(0, rows, _PART)):
-        with manifests._open(folder / f"part-{part:05d}.parquet") as writer:
+        with building._open(folder / f"part-{part:05d}.parquet") as writer:
             for first in range(start, min(start + _PART, rows), _GROUP):
                 places = np.arange(first, min(first + _GROUP, rows))
                 writer.write_table(_rows(places, rows, copies, uris, classes, probs), row_group_size=_GROUP)
@@ -55,7 +55,7 @@ def make(work: Path, name: str, rows: int, copies: int) -> None:
         **{"rows": rows * copies, "unique_images": rows, "sha256": hashlib.sha256(name.encode()).hexdigest()},
         **{"lineage": json.dumps(lineage | {"funnel": {}}), "created_at": dt.datetime.now(dt.UTC)},
     }
-    store.append("manifests", pa.Table.from_pylist([row], MANIFESTS.schema))
+    additions.append(store, "manifests", pa.Table.from_pylist([row], MANIFESTS.schema))
 
 
 def _rows(

@@ -49,7 +49,7 @@ def parts(folder: Path, pictures: int) -> Answer:
     """Labels small pictures with parts of a few seconds, and tells what each part took; leaves the store there."""
     import cv2
 
-    from curator import network
+    from curator import additions, network
     from curator.images import add_images
     from curator.labeling import label
     from curator.recipes import Recipe, from_json
@@ -72,7 +72,7 @@ def parts(folder: Path, pictures: int) -> Answer:
     digest = network.save(network.build(recipe, 1000).eval(), weights)
     row = {"model": "m", "generation": 0, "recipe": recipe.model_dump_json(), "parents": [], "weights_hash": digest}
     row |= {"weights": "models/m/weights.safetensors", "created_at": dt.datetime.now(dt.UTC)}
-    store.append("models", pa.Table.from_pylist([row], MODELS.schema))
+    additions.append(store, "models", pa.Table.from_pylist([row], MODELS.schema))
     add_images(store, str(folder / "pool"), "unlabeled")
     done = label(store, "m", batch_size=16, part_seconds=PART, engine="torch")
     written = sorted((store.path / "labels").glob("g*/part-*"), key=lambda part: part.stem.split("-")[3])
@@ -143,12 +143,12 @@ def publication(folder: Path) -> Answer:
 
 def manifest(folder: Path, per_class: int) -> Answer:
     """A whole manifest, and the bytes of its rows with and without what a loader reads."""
-    from curator import manifests, records
+    from curator import building, records
     from curator.store import Store
 
     store = Store(folder / "store")
     began = time.perf_counter()
-    built = manifests.build(store, "m", {"per_class": per_class, "min_confidence": 0.3})
+    built = building.build(store, "m", {"per_class": per_class, "min_confidence": 0.3})
     records.lay_out(store, built, None)
     seconds = time.perf_counter() - began
     each = {name: _size(store.path / name) for name in ("manifests", "rows")}

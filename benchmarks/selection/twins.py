@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curator import additions
 from curator.schema import MANIFEST_ROW, MANIFESTS
 from curator.store import Store
 
@@ -38,7 +39,7 @@ def make(path: Path, rows: int) -> None:
             **{"rows": rows, "unique_images": rows, "sha256": "0", "lineage": json.dumps(lineage)},
             "created_at": dt.datetime.now(dt.UTC),
         }
-        store.append("manifests", pa.Table.from_pylist([row], MANIFESTS.schema))
+        additions.append(store, "manifests", pa.Table.from_pylist([row], MANIFESTS.schema))
 
 
 def _rows(places: np.ndarray, shift: int, rows: int) -> pa.Table:

@@ -60,7 +60,7 @@ def build_manifest(
 
     Example: curator build-manifest --per-class 130000
     """
-    from curator import manifests, records
+    from curator import building, records
     from curator.store import Store
 
     options: dict[str, Any] = {
@@ -74,7 +74,7 @@ def build_manifest(
     said = {k: v for k, v in options.items() if getattr(context.get_parameter_source(k), "name", None) not in defaults}
     there = Store(store)
     where_to = _master(engine, master)
-    built = manifests.build(there, name, said, as_of=as_of, strict=strict, dry_run=dry_run, master=where_to)
+    built = building.build(there, name, said, as_of=as_of, strict=strict, dry_run=dry_run, master=where_to)
     if not dry_run:  # now, so that a training begins at once
         records.lay_out(there, built, None)
     document = _document(built) | ({"lineage": built.lineage} if explain else {})
