@@ -82,7 +82,7 @@ class Store:
     def __init__(self, path: str | Path) -> None:
         self.place = prefix.at(path)
         self.path = self.place.work
-        self._open: dict[str, tuple[deltalake.DeltaTable, _Look]] = {}  # tables in a bucket, as they were seen last
+        self._open: dict[str, tuple[deltalake.DeltaTable, _Look]] = {}  # as they were seen last
         self._turns = {name: threading.Lock() for name in TABLES}
         try:
             stated = json.loads(self.place.read(_SETTINGS))
@@ -217,7 +217,7 @@ class Store:
         return {name: look.files for name, look in self._look_at(dict.fromkeys(TABLES)).items()}
 
     def _look(self, table: str, version: int | None) -> _Look:
-        """Looks at a table; in a bucket it stays open, because to open it takes a request for each commit."""
+        """Looks at a table, which stays open: to open it anew reads its whole log, a request for each commit."""
         with self._turns[table]:
             opened, known = self._open.get(table, (None, None))
             if known is not None and known.version == version:
@@ -227,8 +227,7 @@ class Store:
             else:
                 self.follow(table, opened)
             look = _Look(opened.version(), paths_of(opened))
-            if self.place.far:
-                self._open[table] = opened, look
+            self._open[table] = opened, look
             return look
 
     def _look_at(self, wanted: Mapping[str, int | None]) -> dict[str, _Look]:

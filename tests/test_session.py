@@ -7,9 +7,8 @@ import threading
 import pytest
 from test_reviews import decided
 
-from curator import building
+from curator import additions, building
 from curator import session as sessions
-from curator import store as stores
 from curator.delta import paths_of
 from curator.errors import InputError
 from curator.reviews import add_review, record
@@ -177,7 +176,7 @@ def test_many_decisions_are_put_together_and_none_is_lost(
     store: Store, ids: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """300 decisions by two sessions and two processes at once: the table's files become few again several times."""
-    monkeypatch.setattr(stores, "_MOST_SMALL", 30)
+    monkeypatch.setattr(additions, "_MOST_SMALL", 30)
     images = list(ids.values())
     record(store, images[0], 0, "reject", None, "first")
     named = building.build(store, "m", {"per_class": 3})
@@ -192,8 +191,8 @@ def test_many_decisions_are_put_together_and_none_is_lost(
             errors.append(error)
 
     program = (
-        "import sys; from curator import store; from curator.store import Store; from curator.reviews import record\n"
-        "store._MOST_SMALL = 30\n"
+        "import sys; from curator import additions; from curator.store import Store; from curator.reviews import record\n"
+        "additions._MOST_SMALL = 30\n"
         f"for turn in range(60): record(Store(sys.argv[1]), {images[0]}, turn, 'reject', None, sys.argv[2])"
     )
     runs = [subprocess.Popen([sys.executable, "-c", program, store.path, who]) for who in ("dan", "eve")]
@@ -219,7 +218,7 @@ def test_many_decisions_are_put_together_and_none_is_lost(
 def test_a_session_reads_on_over_files_that_were_put_together(
     store: Store, ids: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stores, "_MOST_SMALL", 3)
+    monkeypatch.setattr(additions, "_MOST_SMALL", 3)
     session = Session(store, ids.values(), 0)
     for name in "abcdefg":
         add_review(store, ids[name], "reject", reviewer=name)
