@@ -13,8 +13,8 @@ INSTALL := install -c constraints.txt -e '.[dev]'
 # Exits 0 where the interpreter is one that pyproject.toml allows.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 
-.PHONY: help setup demo test lint types format bench-app bench-bucket bench-drift bench-duplicates bench-fidelity bench-imagenet bench-issues bench-loader bench-labeling bench-manifest bench-method bench-packing bench-robustness bench-scale bench-selection bench-spark bench-studies \
-	bench-storage bench-training screenshots wheel clean
+.PHONY: help setup demo test test-long test-docs lint types format bench-app bench-bucket bench-drift bench-duplicates bench-fidelity bench-imagenet bench-issues bench-loader bench-labeling bench-manifest bench-method bench-packing bench-robustness bench-scale bench-selection bench-spark bench-studies \
+	bench-storage bench-training reference screenshots wheel clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -33,6 +33,16 @@ test: setup ## all checks in order: ruff check, ruff format --check, mypy, pytes
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest --numprocesses auto --maxprocesses 8
+
+test-long: setup ## the tests that take long and seldom break alone, of which CI runs all and `make test` none
+	$(BIN)/pytest --numprocesses auto --maxprocesses 8 -m long
+
+test-docs: setup ## run every block of README and docs (ten minutes on 2 cores)
+	$(BIN)/pytest tests/test_docs.py -k "not test_page" --numprocesses 0
+	$(BIN)/pytest tests/test_docs.py -k test_page -m '' --numprocesses auto --maxprocesses 4
+
+reference: setup ## write docs/tables.md and docs/commands.md from the code
+	$(BIN)/python docs/reference.py
 
 lint: setup ## ruff check and ruff format --check
 	$(BIN)/ruff check .

@@ -69,6 +69,7 @@ def test_pages_and_decisions(opened: Tab, there: Store, server: Server, process)
     assert not tab.errors
 
 
+@pytest.mark.long
 def test_a_bucket_that_refuses_for_a_while(opened: Tab, there: Store, server: Server) -> None:
     """What was known goes on being shown, a decision that was not recorded is told, and all goes on by itself."""
     tab = opened

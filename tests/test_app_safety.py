@@ -145,6 +145,7 @@ def links(hostile: Store) -> Iterator[tuple[str, dict[str, str]]]:
             yield "manifests", {"view": "Build", "where": text, "name": text, "manifest": text}
 
 
+@pytest.mark.long
 def test_no_page_takes_a_text_for_more(hostile: Store, url: str, browser: Any) -> None:  # noqa: F811
     tab = Tab(browser, url)
     seen = watch(tab)

@@ -86,6 +86,7 @@ def let_off(path: Path) -> tuple[dict[str, str], list[float], float]:
     return messages, took, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the kernel bounds no process's memory")
 def test_bombs_end_alone(store: Store, outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     """Each ends within its limits, a query beside it goes on, and nothing is left behind."""

@@ -179,6 +179,7 @@ def test_two_machines_that_label_alike(
     assert {name.rpartition("/")[2] for name in objects(store, "labels") if "/g001" in name} == named
 
 
+@pytest.mark.long
 def test_no_command_writes_the_secret_down(store: Store, process: Run, recipe: str, tmp_path: Path) -> None:
     commands = [
         ("train", "--recipe", recipe, "--manifest", "m", "--name", "student", "--tensorboard", tmp_path / "tb"),

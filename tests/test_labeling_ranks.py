@@ -176,6 +176,7 @@ def test_the_rest_after_a_kill_is_done_by_another_number_of_ranks(
     assert labels(store) == whole.labels
 
 
+@pytest.mark.long
 def test_two_hosts(store: Store, whole: Whole) -> None:
     """One rank on each of two hosts; the one on the second is killed, and torchrun starts both again by itself."""
     namespaces = ["unshare", "--map-root-user", "--net", "bash", "-c", HOSTS, "bash"]

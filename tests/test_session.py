@@ -191,7 +191,8 @@ def test_many_decisions_are_put_together_and_none_is_lost(
             errors.append(error)
 
     program = (
-        "import sys; from curator import additions; from curator.store import Store; from curator.reviews import record\n"
+        "import sys\nfrom curator import additions\nfrom curator.reviews import record\n"
+        "from curator.store import Store\n"
         "additions._MOST_SMALL = 30\n"
         f"for turn in range(60): record(Store(sys.argv[1]), {images[0]}, turn, 'reject', None, sys.argv[2])"
     )

@@ -121,12 +121,13 @@ BUILDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", BUILDS)
+@pytest.mark.parametrize("name", ["top", *(pytest.param(name, marks=pytest.mark.long) for name in [*BUILDS][1:])])
 def test_policies_and_options_give_the_same_bytes(pool: Store, name: str) -> None:
     built = both(pool, name, {"policy": name, "per_class": 90, "seed": 3, "min_confidence": 0.32} | BUILDS[name])
     assert built.unique_images > 20
 
 
+@pytest.mark.long
 def test_a_policy_of_ones_own_whose_steps_have_the_names_of_ours(pool: Store, tmp_path: Path) -> None:
     (tmp_path / "own.sql").write_text(
         """-- Parameter: $least = 0.1    lowest margin

@@ -131,6 +131,7 @@ def test_killed_and_resumed_knows_the_best(store: Store) -> None:
     assert figures(store, "late") == figures(store, "whole")
 
 
+@pytest.mark.long
 def test_two_ranks_stay_in_step(store: Store) -> None:
     changes = ["network.architecture=pictures:Slow", "schedule.steps=7", "noise.mixup=0.2"]
     run(store, 2, "without", *changes)
