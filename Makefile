@@ -13,7 +13,7 @@ INSTALL := install -c constraints.txt -e '.[dev]'
 # Exits 0 where the interpreter is one that pyproject.toml allows.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 
-.PHONY: help setup demo test test-long test-docs lint types format bench-app bench-bucket bench-drift bench-duplicates bench-fidelity bench-imagenet bench-issues bench-loader bench-labeling bench-manifest bench-method bench-packing bench-robustness bench-scale bench-selection bench-spark bench-studies \
+.PHONY: help setup demo test test-long test-docs test-oldest test-newest lint types format bench-app bench-bucket bench-drift bench-duplicates bench-fidelity bench-fuzz bench-imagenet bench-issues bench-loader bench-labeling bench-manifest bench-method bench-packing bench-robustness bench-scale bench-selection bench-soak bench-spark bench-studies \
 	bench-storage bench-training reference screenshots wheel clean
 .NOTPARALLEL:
 
@@ -44,6 +44,16 @@ test-docs: setup ## run every block of README and docs (ten minutes on 2 cores)
 reference: setup ## write docs/tables.md and docs/commands.md from the code
 	$(BIN)/python docs/reference.py
 
+test-oldest: setup ## pytest with the oldest releases that pyproject.toml allows, in .venv-oldest (9 GB, half an hour)
+	@test -x .venv-oldest/bin/python || $(BIN)/python -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip -qq --disable-pip-version-check install -c constraints-oldest.txt -e '.[test]'
+	.venv-oldest/bin/pytest -p no:anyio --ignore tests/test_demo.py --numprocesses auto --maxprocesses 8
+
+test-newest: setup ## pytest with the newest releases there are, in .venv-newest (8 GB, half an hour)
+	@test -x .venv-newest/bin/python || $(BIN)/python -m venv .venv-newest
+	.venv-newest/bin/python -m pip -qq --disable-pip-version-check install -U --upgrade-strategy eager -e '.[demo,test]'
+	.venv-newest/bin/pytest -p no:anyio --numprocesses auto --maxprocesses 8
+
 lint: setup ## ruff check and ruff format --check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -69,6 +79,9 @@ bench-duplicates: setup ## near-duplicates: recall, false pairs, rates, against 
 
 bench-fidelity: setup ## augmentation against timm on Pillow, in grey levels and dB (two minutes, one package)
 	$(BIN)/python benchmarks/fidelity.py --write
+
+bench-fuzz: setup ## all that is read, by 120,000 changed and made inputs (half an hour, one package)
+	$(BIN)/python benchmarks/fuzz/run.py --write
 
 bench-imagenet: setup ## a network of 1,000 classes as teacher, through the commands (four minutes, two packages)
 	$(BIN)/python benchmarks/imagenet.py --write
@@ -99,6 +112,9 @@ bench-scale: setup ## sizes, times and cost to 5B images, and 256 ranks that die
 
 bench-selection: setup ## selection and whole manifests, 1M to 300M rows, against other tools (15 GB, half an hour)
 	$(BIN)/python benchmarks/selection/run.py --write
+
+bench-soak: setup ## an hour of labeling, building, reviewing, importing and reading at once: memory, files, invariants
+	$(BIN)/python benchmarks/soak.py --write
 
 bench-spark: setup ## the same manifests by DuckDB and by Spark, 1M and 10M rows (hours on 2 cores, Java)
 	$(BIN)/python benchmarks/spark.py --write

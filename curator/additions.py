@@ -6,11 +6,11 @@ many small files --gather--> one file with the same rows
 
 from __future__ import annotations
 
+from functools import partial
 from urllib.parse import unquote
 
 import deltalake
 import pyarrow as pa
-import pyarrow.parquet as pq
 from deltalake.exceptions import DeltaError
 
 from curator import delta
@@ -21,11 +21,10 @@ from curator.store import Store
 
 # A table with more files of less than so many bytes than this is put together, see `gather`.
 _MOST_SMALL, _SMALL = 40, 2**23
-_ZSTD = deltalake.WriterProperties(compression="ZSTD")
 
 
 def append(
-    store: Store, table: str, rows: pa.Table | pa.RecordBatchReader, opened: deltalake.DeltaTable | None = None
+    store: Store, table: str, rows: pa.Table, opened: deltalake.DeltaTable | None = None
 ) -> deltalake.DeltaTable:
     """Adds rows to a table in one commit, columns in the order of the schema.
 
@@ -39,18 +38,21 @@ def append(
         The table as it is then.
 
     Raises:
-        StoreError: Nothing was added, as where the disk is full or others kept committing first.
+        StoreError: Nothing was added, as where the disk is full, others kept committing first, or the table has columns
+            of a later release.
     """
     make(store, table)
     grown = store.delta(table) if opened is None else opened
     try:
-        deltalake.write_deltalake(grown, rows, mode="append", writer_properties=_ZSTD)
+        # not deltalake's own way to append, which syncs nothing: of a power cut it would leave less than was said
+        delta.put(store.place, table, grown, partial(delta.write, rows.cast(TABLES[table].schema)), None)
     except (DeltaError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         what = f"nothing was added to the table '{table}' ({str(error).splitlines()[0]})"
         mend = "look whether the disk is full, and run the same command again"
         raise store.place.failure(error) or StoreError(what, mend) from None
+    store.follow(table, grown)
     return grown
 
 
@@ -67,7 +69,7 @@ def claim(store: Store, table: str, rows: pa.Table, claim: str, opened: deltalak
     Raises:
         CommitRaced: Another process added them since.
     """
-    delta.put(store.place, table, opened, lambda file: pq.write_table(rows, file, compression="zstd"), claim)
+    delta.put(store.place, table, opened, partial(delta.write, rows), claim)
 
 
 def gather(store: Store, table: str, opened: deltalake.DeltaTable) -> None:
@@ -89,14 +91,17 @@ def gather(store: Store, table: str, opened: deltalake.DeltaTable) -> None:
     if len(small) <= _MOST_SMALL:
         return
     paths = [store.place.uri(f"{FOLDERS[table]}/{unquote(path)}") for path in small]
-    files = dataset.dataset(paths, TABLES[table].schema, "parquet", filesystem=store.place.filesystem)
+    # what a file no longer holds as it was written must not get a new checksum
+    checked = dataset.ParquetFragmentScanOptions(page_checksum_verification=True)
+    form = dataset.ParquetFileFormat(default_fragment_scan_options=checked)
+    files = dataset.dataset(paths, TABLES[table].schema, form, filesystem=store.place.filesystem)
     rows = files.to_table()
     try:
         delta.put(
             store.place,
             table,
             opened,
-            lambda file: pq.write_table(rows, file, compression="zstd"),
+            partial(delta.write, rows),
             f"the rows of {table} together",
             gone=small,
             moved=True,

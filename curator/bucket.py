@@ -178,6 +178,12 @@ class Bucket:
         for item in sorted(found, key=lambda item: item["path"].encode()):
             yield item["path"], item["size"]
 
+    def entries(self) -> Iterator[tuple[str, int, float]]:
+        """Names and sizes of all objects, and when each was written, in seconds since 1970."""
+        store = _client(self.url, os.getpid())
+        for item in self._ask("", lambda: [item for page in store.list(None) for item in page]):
+            yield item["path"], item["size"], item["last_modified"].timestamp()
+
     def folders(self) -> set[str]:
         """The first parts of the names of all objects that have several, by one request for a thousand of them."""
         store = _client(self.url, os.getpid())

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curator import additions, checks, digests, duplicates, manifests, policies, progress, queries, selection
-from curator.errors import AnswerIsNo, InputError, some
+from curator.errors import AnswerIsNo, InputError, StoreError, some
 from curator.lock import alone
 from curator.manifests import LINEAGE_FILE, Manifest
 from curator.names import check_name
@@ -84,6 +84,8 @@ def build(
         contextlib.ExitStack() as running,
     ):
         parameters = dataclasses.replace(parameters, generation=selection.generation(con, asked))
+        if not queries.rows(con, "select 1 from classes limit 1"):  # its rows were there before the first label
+            raise StoreError("the table of classes is empty", f"restore {store.place.uri('classes')} from a backup")
         if calibrated is not None:
             found = selection.temperature(con, parameters.generation) if calibrated else None
             parameters = dataclasses.replace(parameters, calibration=found)
@@ -204,7 +206,9 @@ def _publish(
             if place.exists():  # left by a build that died before its commit
                 shutil.rmtree(place)
             place.parent.mkdir(parents=True, exist_ok=True)
+            store.place.settle(staging.iterdir())
             staging.rename(place)
+            store.place.settle([place])
             store.place.mirror(place)
             if published is not None:
                 progress.say(f"the files of the manifest '{manifest.name}' were gone and are there again")
@@ -272,6 +276,7 @@ def _open(file: Path) -> pq.ParquetWriter:
         MANIFEST_ROW.schema,
         compression="zstd",
         compression_level=3,
+        write_page_checksum=True,
         use_dictionary=[
             "shard",
             "source",

@@ -159,8 +159,19 @@ def load_best(folder: Path) -> Checkpoint | None:
 def _read(place: Path) -> Checkpoint:
     from safetensors.torch import load_file
 
-    weights = {file.stem: load_file(file) for file in place.glob("*.safetensors")}
-    return Checkpoint(_step(place), weights, torch.load(place / _STATE, weights_only=True))
+    try:
+        weights = {file.stem: load_file(file) for file in place.glob("*.safetensors")}
+        return Checkpoint(_step(place), weights, torch.load(place / _STATE, weights_only=True))
+    except Exception as error:  # its hashes are right, so somebody made it so; torch raises whatever it trips over
+        mend = f"if disk and memory are in order, rm -r {place}"
+        raise InputError(f"the checkpoint at {place} cannot be read ({reason(error)})", mend) from None
+
+
+def reason(error: Exception) -> str:
+    """Why torch cannot read a file, in a line."""
+    if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to read it without the guard
+        return "it is damaged, or holds something else than tensors and plain values"
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def take_back(folder: Path, step: int) -> None:
@@ -208,9 +219,11 @@ def _damage(place: Path) -> str | None:
     try:
         hashes = json.loads((place / _HASHES).read_text("utf-8"))
         for name, expected in hashes.items():
+            if Path(name).name != name:
+                return f"its hashes name {name!r}, which is no file in it"
             with (place / name).open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != expected:
                     return f"{name} has another sha256 than when it was written"
-    except (OSError, ValueError, AttributeError, pickle.UnpicklingError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         return str(error)
     return None

@@ -21,10 +21,12 @@ from curator import progress
 from curator.commands import (  # noqa: F401 - importing registers the commands
     app,
     disagreement,
+    doctor,
     duplicates,
     evaluation,
     evolve,
     exports,
+    gc,
     images,
     issues,
     labels,
@@ -42,6 +44,9 @@ from curator.errors import CuratorError, DiskFull, interrupted
 UsageError: Any = typer.BadParameter.__mro__[1]
 # How DuckDB complains about a Parquet file whose beginning and end are well, if not with an error of no kind.
 _DAMAGE = ("IO Error", "TProtocolException", "arquet", "ZSTD", "ecompress")
+# What comes with curator[train]; what the other extras bring is looked for where it is used.
+_TRAIN = {"torch", "torchvision", "timm", "safetensors"}
+_INSTALL = "pip install 'curator[train]'"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -53,6 +58,8 @@ def main(arguments: list[str] | None = None) -> None:
     if os.environ.get("RANK", "0") != "0":  # under torchrun the first process answers
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
     signal.signal(signal.SIGTERM, _terminate)
+    if os.environ.get("_CURATOR_COMPLETE"):  # a shell asks what may come next; this ends the process
+        typer.main.get_command(app)(prog_name="curator")
     sys.exit(run(arguments))
 
 
@@ -120,6 +127,8 @@ def _failed(error: CuratorError) -> int:
 def _mendable(error: Exception) -> CuratorError | None:
     """The environment's failures that reach us as exceptions of many libraries."""
     text = str(error)
+    if isinstance(error, ModuleNotFoundError) and error.name in _TRAIN:
+        return CuratorError(f"training and labeling need {error.name}, which is not installed", _INSTALL)
     if type(error).__name__ == "OutOfMemoryException" and "temp_directory" in text:
         import tempfile
 
@@ -131,6 +140,10 @@ def _mendable(error: Exception) -> CuratorError | None:
         return DiskFull(
             "the disk is full; everything that was finished before is kept",
             "free some space and run the same command again",
+        )
+    if getattr(error, "errno", None) == errno.EROFS or "Read-only file system" in text or "os error 30" in text:
+        return CuratorError(
+            f"the disk is mounted for reading only ({text})", "mount it for writing, or copy the store to another disk"
         )
     if isinstance(error, PermissionError) or "Permission denied" in text or "os error 13" in text:
         return CuratorError(f"a file may not be read or written ({text})", "change its permissions or owner")

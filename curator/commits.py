@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from curator import delta
 from curator.delta import CommitRaced, paths_of
@@ -53,7 +52,7 @@ class ImageCommits:
                 rows = _left_to_add(rows, self._store.parquet(path, _COMPARED))
             if not rows.num_rows:
                 return
-            write = partial(pq.write_table, rows, compression="zstd")
+            write = partial(delta.write, rows)
             try:
                 file = delta.put(self._store.place, "images", self._table, write, "images")
             except CommitRaced:

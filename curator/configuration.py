@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from curator.errors import InputError, some
 
 Key = tuple[str, ...]  # of nested tables; what stands in a list has its number in it
+_DEEPEST = 50  # tables and lists in one another; what reads them calls itself
 
 
 class Section(BaseModel):
@@ -58,12 +59,26 @@ def parse(text: str, source: str, what: str) -> dict[str, Any]:
         what: What it holds, for the message.
 
     Raises:
-        InputError: It is not TOML.
+        InputError: It is not TOML, or nests too deeply.
     """
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        data = tomllib.loads(text)
+        deep = _is_deep(data)
+    except ValueError as error:  # a whole number of too many digits is one that is no TOMLDecodeError
         raise InputError(f"the {what} '{source}' is not TOML ({error})", "correct that line") from None
+    except RecursionError:
+        deep = True
+    if deep:
+        raise InputError(f"the {what} '{source}' has more than {_DEEPEST} tables or lists in one another", "correct it")
+    return data
+
+
+def _is_deep(data: Any) -> bool:
+    level = [data]
+    for _ in range(_DEEPEST):
+        inner = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
+        level = [value for values in inner for value in values]
+    return bool(level)
 
 
 def change(data: dict[str, Any], given: str, what: str) -> str:
@@ -74,11 +89,13 @@ def change(data: dict[str, Any], given: str, what: str) -> str:
     """
     key, equals, value = given.partition("=")
     *tables, name = path = [part.strip() for part in key.split(".")]
-    if not equals or not all(path):
+    if not equals or not all(path) or len(path) > _DEEPEST:
         raise InputError(f"--set {given} is not KEY=VALUE", "e.g. --set schedule.steps=100")
     try:
         parsed = tomllib.loads(f"value = {value}")
-    except tomllib.TOMLDecodeError:
+        if _is_deep(parsed):
+            parsed = {}
+    except (ValueError, RecursionError):
         parsed = {}
     for table in tables:
         data = data.setdefault(table, {})

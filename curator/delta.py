@@ -7,11 +7,11 @@ same state are told apart, and statistics that let readers pass over files.
 from __future__ import annotations
 
 import io
+import itertools
 import json
-import os
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -22,9 +22,10 @@ import pyarrow.parquet as pq
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction, RemoveAction
 
-from curator.errors import StoreError
+import curator
+from curator.errors import StoreError, some
 from curator.place import Place
-from curator.schema import FOLDERS
+from curator.schema import FOLDERS, TABLES
 
 
 class CommitRaced(StoreError):
@@ -35,7 +36,7 @@ def publish(
     place: Place,
     table: deltalake.DeltaTable,
     files: Sequence[Path],
-    claim: str,
+    claim: str | None,
     replace: bool = False,
     gone: Sequence[str] = (),
     moved: bool = False,
@@ -47,6 +48,7 @@ def publish(
         table: The table at the version that the caller looked at when it decided what to write.
         files: Parquet files below the table's working folder, where they are shared already, or not yet.
         claim: What is being published. Of two processes that publish the same claim from the same state, one wins.
+            With None all do: each of them adds rows of its own.
         replace: Whether they take the place of the files that the table has.
         gone: Paths, as the table names them, of files that leave it in the same commit.
         moved: Whether the files hold the rows of those that leave, and no others: no reader has to look again, and
@@ -54,17 +56,20 @@ def publish(
 
     Raises:
         CommitRaced: Another process published the claim in the meantime; nothing was changed.
+        StoreError: The table has columns of a later release, see `expect_own_columns`.
     """
+    expect_own_columns(table)
+    place.settle(files)
     added = [_add_action(place, file, not moved) for file in files]
     removed = [RemoveAction(path, not moved, time.time_ns() // 1_000_000) for path in gone]
     place.share(files)
-    turn = (table.transaction_version(claim) or 0) + 1
+    claimed = [] if claim is None else [deltalake.Transaction(claim, (table.transaction_version(claim) or 0) + 1)]
     try:
         table.create_write_transaction(
             [*added, *removed],
             "overwrite" if replace else "append",
             table.schema(),
-            commit_properties=deltalake.CommitProperties(app_transactions=[deltalake.Transaction(claim, turn)]),
+            commit_properties=deltalake.CommitProperties(app_transactions=claimed or None),
         )
     except CommitFailedError:
         # Over a network the answer of a commit may be lost; made once more it fails, against itself. What won is told
@@ -73,15 +78,45 @@ def publish(
             "path"
         ].to_pylist()
         if not {action.path for action in added} <= set(map(unquote, newest)):
-            mend = "run the same command again"
-            raise CommitRaced(f"another process published {claim} at the same time", mend) from None
+            who = f"another process published {claim} at the same time" if claim else "others kept committing first"
+            raise CommitRaced(who, "run the same command again") from None
     except OSError as error:
         raise place.failure(error) or error from None
+    place.settle(_commits_after(place, table))  # deltalake leaves that to chance
     place.release(files)
 
 
+def _commits_after(place: Place, table: deltalake.DeltaTable) -> Iterator[Path]:
+    """The commits of a table behind the version at which it is open, where they are files of this machine."""
+    log = place.work / FOLDERS[table.metadata().name] / "_delta_log"
+    named = (log / f"{version:020}.json" for version in itertools.count(table.version() + 1))
+    return itertools.takewhile(Path.exists, named)
+
+
+def expect_own_columns(table: deltalake.DeltaTable) -> None:
+    """Whether a table has no column that this release does not know, which its rows would leave empty.
+
+    Raises:
+        StoreError: A later release added one; the table can be read, but not written to.
+    """
+    name = table.metadata().name
+    if others := sorted({field.name for field in table.schema().fields} - {*TABLES[name].schema.names}):
+        what = f"the table '{name}' has columns that curator {curator.__version__} does not know ({some(others)})"
+        raise StoreError(f"{what}, so it is read and not written to", "pip install --upgrade curator")
+
+
+def write(rows: pa.Table, file: Path) -> None:
+    """Writes rows as a table's file; each page has a checksum, by which `curator doctor` finds a bit that flipped."""
+    pq.write_table(rows, file, compression="zstd", write_page_checksum=True)
+
+
 def put(
-    place: Place, table: str, opened: deltalake.DeltaTable, write: Callable[[Path], object], claim: str, **how: Any
+    place: Place,
+    table: str,
+    opened: deltalake.DeltaTable,
+    write: Callable[[Path], object],
+    claim: str | None,
+    **how: Any,
 ) -> Path:
     """Writes one Parquet file and makes it part of a table.
 
@@ -104,8 +139,6 @@ def put(
     file = folder / f"{uuid.uuid4().hex}.parquet"
     try:
         write(file)
-        with file.open("rb") as written:
-            os.fsync(written.fileno())
         publish(place, opened, [file], claim, **how)
     except CommitRaced:
         place.remove(file)

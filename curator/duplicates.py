@@ -16,14 +16,13 @@ import json
 import uuid
 from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from curator import additions, confirmation, delta, neighbors, progress, queries
 from curator.errors import InputError
@@ -312,11 +311,7 @@ def _keep(store: Store, version: int, looked: Scan, rows: pa.Table) -> None:
     table = store.delta("duplicates", version)
     stated = json.dumps(looked._asdict() | {"rule": looked.rule._asdict()})
     rows = rows.replace_schema_metadata({_FOOTER: stated.encode()})
-
-    def write(file: Path) -> None:
-        pq.write_table(rows, file, compression="zstd")
-
-    delta.put(store.place, "duplicates", table, write, "duplicates", replace=True)
+    delta.put(store.place, "duplicates", table, partial(delta.write, rows), "duplicates", replace=True)
 
 
 def _answer(con: duckdb.DuckDBPyConnection, looked: Scan, leaks_only: bool, written: bool) -> Found:

@@ -93,6 +93,10 @@ class Rejected:
         """Whether more were left out than may be."""
         return self.count > self._most
 
+    def are_all(self, reason: str) -> bool:
+        """Whether every row was left out, and each that is named for this reason."""
+        return self.count == self.total > 0 and all(said.endswith(reason) for said in self.first)
+
     def add(self, rows: int, bad: Mapping[int, str]) -> None:
         """Takes in the next rows of the file: how many, and what is wrong with some of them by their places."""
         self.count += len(bad)

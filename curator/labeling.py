@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curator import engines, progress, publication, queries, softlabels
+from curator import delta, engines, progress, publication, queries, softlabels
 from curator.engines import Engine
 from curator.errors import CuratorError, InputError, some, suggestion
 from curator.inference import Predictions, pictures, predict
@@ -153,6 +153,7 @@ class _Run:
         names = store.place.names(folder.relative_to(store.path).as_posix(), "part-*.parquet")
         self.versions, names = ranks.gather((store.versions(), names))[0]
         self.table = store.delta("labels", self.versions["labels"])
+        delta.expect_own_columns(self.table)  # now, and not when hours of work are to be published
         published = {Path(uri).name for uri in self.table.file_uris() if Path(uri).parent.name == folder.name}
         # Parts of other splits stay where they are: publishing them now would show a piece of their split.
         self.parts = [folder / name for name in names if name not in published and name.split("-")[1] in splits]
@@ -197,7 +198,9 @@ class _Run:
         if parts and ranks.first:
             publish(self.store, self.table, parts, self.generation)
         ranks.wait()
-        if parts and ranks.first:  # after the others are let go, because it may take minutes
+        # After the others are let go, because it may take minutes. With nothing to publish it is what a run that was
+        # killed behind its commit did not come to.
+        if (parts or already) and ranks.first:
             publication.follow(self.store, self.generation)
         if total and not images and not resumed and not already:
             raise InputError(

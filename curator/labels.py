@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 _ROW_GROUP = 122_880
 _ROW_GROUP_BYTES = 64 << 20  # in memory, where rows are long; 11,000 full distributions over 1000 classes
 _PART_ROWS = 4_000_000
+_ALREADY = "names an image that this generation has labeled already"  # as sql/import_rows.sql says it
 _COUNTS = b"curator.confidences"  # in the footer of a part: its generation and the counts of its pool's confidences
 
 
@@ -72,6 +73,7 @@ class PartWriter:
             LABELS.schema,
             compression="zstd",
             compression_level=3,
+            write_page_checksum=True,
             use_dictionary=["model", "split", "label", "generation", "top_classes.list.element"],
             column_encoding=dict.fromkeys(("confidence", "margin", "entropy", "tail", _PROBS), "BYTE_STREAM_SPLIT"),
         )
@@ -196,9 +198,12 @@ def import_labels(store: Store, file: str, generation: int, model: str, max_reje
     if max_rejected < 0:
         raise InputError(f"--max-rejected {max_rejected} is negative", "give the number of rows that may be left out")
     versions = store.versions()
+    table = store.delta("labels", versions["labels"])
+    delta.expect_own_columns(table)
     con = store.connect(versions)
     (store.path / "labels").mkdir(exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".import-g{generation:03d}-", dir=store.path / "labels"))
+    rejected: label_file.Rejected | None = None
     try:
         known = check_generation(con, generation, model)
         if not known and queries.rows(con, "select 1 from labels where generation = $g limit 1", g=generation):
@@ -209,10 +214,14 @@ def import_labels(store: Store, file: str, generation: int, model: str, max_reje
             for summary, images in batches:
                 ids, splits = images["image_id"].to_numpy(), images["split"].to_pylist()
                 parts.write(softlabels.table(summary, ids, generation, model, splits))
-        table = store.delta("labels", versions["labels"])
         _publish_import(store, table, parts.finish(), folder_of(store, generation, model, ""), generation)
         if not known:
             _register(store, model, generation)
+    except InputError as error:
+        if rejected is not None and rejected.are_all(_ALREADY):
+            publication.follow(store, generation)  # in case that is what an earlier import of the file did not come to
+            error.mend = "none, if this file was imported before: its labels are there"
+        raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         con.close()

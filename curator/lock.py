@@ -12,6 +12,24 @@ from curator.errors import StoreError
 
 
 @contextmanager
+def unless_held(folder: Path) -> Iterator[bool]:
+    """Holds a folder for this process, unless another one does or it is not there; gives whether nobody else has it."""
+    try:
+        held = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        yield not folder.is_symlink() and not folder.exists()
+        return
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(held)
+
+
+@contextmanager
 def alone(folder: Path, doing: str | None = None) -> Iterator[None]:
     """Holds a folder for this process.
 

@@ -159,13 +159,24 @@ def _read(store: Store, row: dict[str, Any]) -> Manifest:
         row["rows"],
         row["unique_images"],
         row["sha256"],
-        _with_later_tables(json.loads(row["lineage"])),
+        _lineage(row["name"], row["lineage"]),
     )
 
 
-def _with_later_tables(lineage: dict[str, Any]) -> dict[str, Any]:
-    """A lineage from before a table was thought of, which the selection read as if it were empty."""
-    lineage["tables"] = dict.fromkeys(selection.INPUTS, ABSENT) | lineage["tables"]
+def _lineage(name: str, text: str) -> dict[str, Any]:
+    """A lineage; in one from before a table was thought of, the selection read that as if it were empty.
+
+    Raises:
+        InputError: It is not what a build writes.
+    """
+    try:
+        lineage: dict[str, Any] = json.loads(text)
+        lineage["tables"] = dict.fromkeys(selection.INPUTS, ABSENT) | lineage["tables"]
+        quota = lineage["parameters"]["per_class"]
+        [0 < each["eligible"] < quota for each in lineage["classes"] if each["class_name"]]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        what = f"the lineage of the manifest '{name}' is damaged"
+        raise InputError(what, "restore the table manifest_table from a backup") from None
     return lineage
 
 

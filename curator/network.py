@@ -5,12 +5,10 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
-import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from curator import checkpoints
@@ -135,13 +133,7 @@ def begin_from(store: Store, init: str, network: Network, recipe: Recipe) -> int
     try:
         if path.suffix in (".safetensors", ".pt", ".pth"):
             target: nn.Module = network.body
-            if path.suffix == ".safetensors":
-                from safetensors.torch import load_file
-
-                weights: dict[str, Any] = load_file(path)
-            else:
-                weights = torch.load(path, map_location="cpu", weights_only=True)
-            weights = weights.get("state_dict", weights)
+            weights = _read_weights(path)
             if all(name.startswith("body.") for name in weights):  # written by curator
                 target = network
             target.load_state_dict(weights)
@@ -151,13 +143,39 @@ def begin_from(store: Store, init: str, network: Network, recipe: Recipe) -> int
             network.load_state_dict(initial.state_dict())
     except FileNotFoundError:
         raise InputError(f"there is no file '{init}'", "--init takes the name of a model, or a file") from None
-    except (RuntimeError, pickle.UnpicklingError, SafetensorError, EOFError) as error:
+    except (RuntimeError, TypeError) as error:
         raise InputError(
             f"the weights of '{init}' do not fit the architecture '{recipe.network.architecture}' "
             f"({str(error).strip().splitlines()[0]})",
             "start from a model of the same architecture, arguments and classes, or leave --init out",
         ) from None
     return generation
+
+
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The state dictionary in a file of somebody else's.
+
+    Raises:
+        InputError: The file is damaged, or holds something else, such as objects whose making would run a program.
+    """
+    mend = "give the tensors of a state dictionary, best as .safetensors"
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            found: Any = load_file(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever the damage trips
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise InputError(f"the weights '{path}' cannot be read ({checkpoints.reason(error)})", mend) from None
+    weights = found.get("state_dict", found) if isinstance(found, dict) else None
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in weights.items()
+    ):
+        raise InputError(f"'{path}' holds something else than named tensors", mend)
+    return weights
 
 
 def save(network: nn.Module, path: Path) -> str:

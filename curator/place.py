@@ -9,11 +9,12 @@ files are read where they are, see blocks.py; other files are brought whole.
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -101,12 +102,14 @@ class Place:
         with _beside(place, "init") as making:
             fill(Place(making))
             (making / last).write_bytes(data)
+            _settle([*making.rglob("*"), making])
             try:
                 making.rename(place)
             except OSError:
                 if not (place / last).exists():
                     raise
                 return False
+        _settle([place.parent])
         return True
 
     def make_table(self, name: str, create: Callable[[str], None]) -> None:
@@ -118,6 +121,7 @@ class Place:
         """
         with _beside(self.work / name, "") as made:
             create(str(made))
+            _settle([*made.rglob("*"), made])
             try:
                 made.rename(self.work / name)
             except OSError:
@@ -147,6 +151,11 @@ class Place:
     def share(self, files: Iterable[Path]) -> None:
         """Puts files of the working folder where others find them, in the order given, but those that are there."""
 
+    def settle(self, files: Iterable[Path]) -> None:
+        """Has files, and their names in their folders, on the disk: what is said to be done outlives a power cut."""
+        there = list(files)
+        _settle([*there, *sorted({file.parent for file in there})])
+
     def open(self, file: Path) -> BinaryIO:
         """A table's file for reading, from the working folder or from where it was shared."""
         return file.open("rb")
@@ -158,6 +167,10 @@ class Place:
     def anew(self, name: str) -> Path:
         """A folder as others see it, whatever the working folder holds of it."""
         return self.work / name
+
+    def afresh(self, name: str) -> BinaryIO:
+        """A file for reading as others see it, whatever this machine keeps of it."""
+        return (self.work / name).open("rb")
 
     def removal(self, names: Iterable[str]) -> str:
         """How a person removes files or folders for good."""
@@ -177,6 +190,20 @@ class Place:
     def files(self, folder: str) -> list[str]:
         """The Parquet files of a folder, sorted, as `uri` gives them."""
         return [self.uri(f"{folder}/{name}") for name in self.names(folder, "*.parquet")]
+
+    def entries(self) -> Iterator[tuple[str, int, float]]:
+        """All files, links among them that are not followed: name, bytes, and when it came there or changed.
+
+        The time, in seconds since 1970, is the later one of those of the content and of the name: a file that was
+        renamed a moment ago may be about to be committed, however old its bytes are.
+        """
+        for folder, below, names in os.walk(self.work):
+            links = [name for name in below if (Path(folder) / name).is_symlink()]
+            for name in names + links:
+                path = Path(folder) / name
+                with suppress(FileNotFoundError):  # it went meanwhile
+                    state = path.lstat()
+                    yield path.relative_to(self.work).as_posix(), state.st_size, max(state.st_mtime, state.st_ctime)
 
     def size(self, name: str) -> int | None:
         """The bytes of a file; None where there is none."""
@@ -198,8 +225,8 @@ class Place:
         """Lets go of a file whose commit failed in some way: over a network it may still come through."""
         file.unlink(missing_ok=True)
 
-    def register(self, con: duckdb.DuckDBPyConnection) -> None:
-        """Lets a connection read the tables' files."""
+    def register(self, con: duckdb.DuckDBPyConnection, afresh: bool = False) -> None:
+        """Lets a connection read the tables' files; `afresh` as the method of that name does."""
 
     def on_failure(self, tell: Callable[[Exception], None]) -> None:
         """Has each failed read of a table's file told at once, in the thread that meets it."""
@@ -207,6 +234,19 @@ class Place:
     def failure(self, error: BaseException) -> StoreError | None:
         """What to tell of an error of deltalake, DuckDB or pyarrow if it is the bucket's and not the store's."""
         return None
+
+
+def _settle(paths: Iterable[Path]) -> None:
+    """Has files, or the names in folders, on the disk when it returns."""
+    for path in paths:
+        opened = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a file system that does this for files alone
+                raise
+        finally:
+            os.close(opened)
 
 
 @contextmanager

@@ -8,13 +8,14 @@ import posixpath
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from typing_extensions import override
 
 from curator.bucket import Bucket, check_url, is_url, patience, refusal
+from curator.cache import Cache
 from curator.errors import StoreError
 from curator.place import Place
 from curator.roots import Root, home, kept, rooted
@@ -43,6 +44,7 @@ class BucketPlace(Place):
         self.work = home() / hashlib.blake2b(self.url.encode(), digest_size=10).hexdigest()
         self.work.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._blocks: Any = None
+        self._uncached: Any = None
         self._shared: dict[str, tuple[int, int]] = {}  # what lies in the bucket as this process has it in its folder
 
     def __str__(self) -> str:
@@ -136,6 +138,10 @@ class BucketPlace(Place):
                 self._shared[self._name(file)] = state
 
     @override
+    def settle(self, files: Iterable[Path]) -> None:
+        """What counts lies in the bucket."""
+
+    @override
     def open(self, file: Path) -> BinaryIO:
         return file.open("rb") if file.exists() else self.blocks.open(self.uri(self._name(file)))
 
@@ -177,6 +183,11 @@ class BucketPlace(Place):
             return []
 
     @override
+    def afresh(self, name: str) -> BinaryIO:
+        found: BinaryIO = self.fresh_blocks.open(self.uri(name))
+        return found
+
+    @override
     def removal(self, names: Iterable[str]) -> str:
         there = list(names)
         return f"remove {' '.join(map(self.uri, there))}, and here {super().removal(there)}"
@@ -200,6 +211,10 @@ class BucketPlace(Place):
     @override
     def own_name(self, name: str) -> str:
         return f"{name}-{uuid.uuid4().hex[:8]}"
+
+    @override
+    def entries(self) -> Iterator[tuple[str, int, float]]:
+        return self.bucket.entries()
 
     @override
     def size(self, name: str) -> int | None:
@@ -235,6 +250,15 @@ class BucketPlace(Place):
         return self._blocks
 
     @property
+    def fresh_blocks(self) -> Any:
+        """The same past the cache."""
+        if self._uncached is None:
+            from curator.blocks import Blocks
+
+            self._uncached = Blocks(self.bucket, Cache(self.work / ".none", 0))
+        return self._uncached
+
+    @property
     @override
     def filesystem(self) -> Any:
         from pyarrow.fs import FSSpecHandler, PyFileSystem
@@ -242,8 +266,8 @@ class BucketPlace(Place):
         return PyFileSystem(FSSpecHandler(self.blocks))
 
     @override
-    def register(self, con: duckdb.DuckDBPyConnection) -> None:
-        con.register_filesystem(self.blocks)
+    def register(self, con: duckdb.DuckDBPyConnection, afresh: bool = False) -> None:
+        con.register_filesystem(self.fresh_blocks if afresh else self.blocks)
 
     @override
     def on_failure(self, tell: Callable[[Exception], None]) -> None:
@@ -251,10 +275,11 @@ class BucketPlace(Place):
 
     @override
     def failure(self, error: BaseException) -> StoreError | None:
-        failed = self.blocks.failure
-        if isinstance(failed, StoreError):
-            self.blocks.failure = None
-            return failed
+        for blocks in (self.blocks, self.fresh_blocks):
+            failed = blocks.failure
+            if isinstance(failed, StoreError):
+                blocks.failure = None
+                return failed
         # an object that is not there is the store's damage
         asked = isinstance(error, OSError) and error.errno is None and not isinstance(error, FileNotFoundError)
         return refusal(self.url, error) if asked or "Error performing " in str(error) else None

@@ -6,6 +6,7 @@ route is put together as `with STEP as (FILE), ... FILE`; values travel as bound
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
@@ -13,6 +14,10 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+
+from curator.errors import InputError
+
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 @cache
@@ -53,8 +58,15 @@ def _starts_with_with(query: str) -> bool:
 
 
 def bind(con: duckdb.DuckDBPyConnection, query: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the values that the query names; DuckDB refuses any it does not."""
+    """Those of the values that the query names; DuckDB refuses any it does not.
+
+    Raises:
+        InputError: A text among them is none: Python keeps what is no UTF-8 on a command line as lone surrogates.
+    """
     wanted = con.extract_statements(query)[0].named_parameters
+    for value in values.values():
+        if isinstance(value, str) and not value.isascii() and _SURROGATE.search(value):
+            raise InputError(f"{value!r} is not text in UTF-8", "give it in UTF-8")
     return {name: value for name, value in values.items() if name in wanted}
 
 

@@ -11,14 +11,16 @@ import csv
 import datetime as dt
 import getpass
 import os
+import re
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
+from deltalake.exceptions import DeltaError
 
-from curator import additions, queries
-from curator.errors import InputError, some, suggestion
+from curator import additions, progress, queries
+from curator.errors import CuratorError, InputError, some, suggestion
 from curator.schema import DECISIONS, REVIEWS
 from curator.store import Store
 
@@ -68,7 +70,8 @@ def add_review(
         found = _images(con, [{"line": 1, "image_id": str(image_id), "uri": ""}])
     if not found:
         raise InputError(f"there is no image {image_id}", 'curator sql "select image_id, uri from images limit 10"')
-    return record(store, image_id, found[0]["generation"], decision, label, reviewer, reason)
+    known = found[0]
+    return record(store, image_id, known["generation"], decision, label, reviewer, reason, after=known["decided_at"])
 
 
 def record(
@@ -80,6 +83,7 @@ def record(
     reviewer: str | None = None,
     reason: str | None = None,
     opened: deltalake.DeltaTable | None = None,
+    after: dt.datetime | None = None,
 ) -> Review:
     """Records a decision of somebody who has just seen the image: nothing is looked up, so it takes no time.
 
@@ -92,6 +96,7 @@ def record(
         reviewer: As in `add_review`.
         reason: As in `add_review`.
         opened: See `additions.append`.
+        after: When the image was decided on last, as far as the caller knows; see `_now`.
 
     Returns:
         The row; it is in the table, and later readers find it.
@@ -107,7 +112,7 @@ def record(
         "new_label": new_label,
         "reviewer": reviewer or login(),
         "reason": reason,
-        "decided_at": dt.datetime.now(dt.UTC),
+        "decided_at": _now(after),
     }
     _append(store, [row], opened)
     return row
@@ -134,7 +139,7 @@ def add_reviews(store: Store, file: str, reviewer: str | None = None) -> Taken:
         found = {row["line"]: row for row in images}
     seen: dict[int, int] = {}
     rows = []
-    who, now = reviewer or login(), dt.datetime.now(dt.UTC)
+    who = reviewer or login()
     for row in filled:
         line, known = row["line"], found.get(row["line"])
         try:
@@ -151,7 +156,7 @@ def add_reviews(store: Store, file: str, reviewer: str | None = None) -> Taken:
             rows.append(
                 {"image_id": known["image_id"], "generation": known["generation"], "decision": row["decision"]}
                 | {"new_label": label, "reviewer": row["reviewer"] or who, "reason": row["reason"] or None}
-                | {"decided_at": now}
+                | {"decided_at": known["decided_at"]}
             )
     if problems:
         raise InputError(
@@ -160,16 +165,26 @@ def add_reviews(store: Store, file: str, reviewer: str | None = None) -> Taken:
             "correct these lines, and give the whole file again",
         )
     if rows:
-        _append(store, rows)
+        now = _now(*(row["decided_at"] for row in rows))
+        _append(store, [row | {"decided_at": now} for row in rows])
     counts = {decision: sum(row["decision"] == decision for row in rows) for decision in DECISIONS}
     return Taken(len(rows), len(given) - len(filled), counts)
 
 
+def _now(*after: dt.datetime | None) -> dt.datetime:
+    """The time of a decision that is made now: later than those it is made after, also where the clock was set back."""
+    least = dt.timedelta(microseconds=1)
+    return max([dt.datetime.now(dt.UTC), *(earlier + least for earlier in after if earlier is not None)])
+
+
 def _append(store: Store, rows: list[Review], opened: deltalake.DeltaTable | None = None) -> None:
     """Adds decisions in one commit, and puts the table's files together when they have become many."""
-    additions.gather(
-        store, "reviews", additions.append(store, "reviews", pa.Table.from_pylist(rows, REVIEWS.schema), opened)
-    )
+    grown = additions.append(store, "reviews", pa.Table.from_pylist(rows, REVIEWS.schema), opened)
+    try:
+        additions.gather(store, "reviews", grown)
+    except (CuratorError, DeltaError, OSError, pa.ArrowException) as error:
+        # as on a full disk: what was decided is in the table, and whoever decides next tries again
+        progress.say(f"recorded; the files of the reviews were not put together ({str(error).splitlines()[0]})")
 
 
 def _judge(classes: list[str], decision: str, new_label: str | None) -> int | None:
@@ -232,7 +247,7 @@ def _check_names(file: Path, names: list[str]) -> None:
 def _images(con: Any, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The image of each line, with its newest generation; of lines that name none there is no row."""
     numbers = [row["image_id"] for row in rows]
-    ids = [int(n) if n.removeprefix("-").isdecimal() and abs(int(n)) < 2**63 else None for n in numbers]
+    ids = [number(n) for n in numbers]
     given = {
         "line": pa.array([row["line"] for row in rows], pa.int64()),
         "image_id": pa.array(ids, pa.int64()),
@@ -241,6 +256,12 @@ def _images(con: Any, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     }
     con.register("given", pa.table(given))
     return queries.rows(con, queries.text("review_images"))
+
+
+def number(text: str) -> int | None:
+    """The whole number of 64 bits that a text says, if it says one; Python refuses to read one of 4,301 digits."""
+    found = int(text) if re.fullmatch(r"-?\d{1,100}", text) else None
+    return found if found is not None and abs(found) < 2**63 else None
 
 
 def login() -> str:
@@ -259,6 +280,7 @@ def class_index(classes: list[str], given: str) -> int:
     """
     if given in classes:
         return classes.index(given)
-    if given.isdecimal() and int(given) < len(classes):
-        return int(given)
+    index = number(given)
+    if index is not None and 0 <= index < len(classes):
+        return index
     raise InputError(f"there is no class '{given}'{suggestion(given, classes)}", f"the classes are {some(classes, 12)}")

@@ -61,6 +61,8 @@ def main() -> None:
                 _refuse(store.place.failure(error) or error)
     except CuratorError as error:
         _refuse(error)
+    except (duckdb.Error, pa.ArrowException, OSError) as error:  # of the store, before the question was asked
+        _refuse(_broken(error))
 
 
 def _broken(error: Exception) -> CuratorError:

@@ -117,7 +117,8 @@ class Session:
         """Records a decision on an image of the list, see `reviews.record`."""
         known = self.latest.get(image_id)
         there = set(paths_of(self.table))
-        row = record(self.store, image_id, generation, decision, new_label, reviewer, reason, self.table)
+        after = known and known["decided_at"]
+        row = record(self.store, image_id, generation, decision, new_label, reviewer, reason, self.table, after)
         # Its commit has brought the table to what others had decided by then.
         fresh = set(paths_of(self.table)) - there
         if len(fresh) == 1:  # its own
@@ -167,8 +168,9 @@ class Session:
         if before and before["reviewer"] != who:
             reason = f"{before['reviewer']}'s decision again" + (f": {reason}" if reason else "")
         now = record(
-            self.store, image_id, back["generation"], back["decision"], back["new_label"], who, reason, self.table
-        )
+            self.store, image_id, back["generation"], back["decision"], back["new_label"], who, reason, self.table,
+            latest["decided_at"],
+        )  # fmt: skip
         # an earlier decision of the session is now in force by the new row
         self.made = [made._replace(row=now) if made.row == before else made for made in self.made[:-1]]
         self._take_in(now)

@@ -214,9 +214,19 @@ def _shards(shards: list[str], split: str | None, folder_labels: bool, root: Roo
                             "split": split,
                         } | _class_of(name, folder_labels, shard)
                     _check_end(file, tar.offset)
-            except tarfile.TarError as error:
+            # Whatever damage trips in tarfile: a size that is no number or no offset, headers in headers, a long name.
+            except (
+                tarfile.TarError,
+                ValueError,
+                TypeError,
+                LookupError,
+                OverflowError,
+                RecursionError,
+                MemoryError,
+            ) as error:
                 raise InputError(
-                    f"'{shard}' is not a readable, uncompressed tar file ({error})", "write it again"
+                    f"'{shard}' is not a readable, uncompressed tar file ({error or type(error).__name__})",
+                    "write it again",
                 ) from None
 
     yield from _batches(members(), some(f"'{shard}'" for shard in shards), others)
@@ -349,26 +359,36 @@ def table_batches(
                 ),
             )
         dataset = pyarrow.dataset.dataset(path, format=form)
+        names = dataset.schema.names  # which are text only if they are asked for here
         for name in needed:
-            if name not in dataset.schema.names:
+            if name not in names:
                 raise InputError(
-                    f"'{path}' has no column '{name}'{suggestion(name, dataset.schema.names)}",
-                    f"its columns are {', '.join(dataset.schema.names)}; rename one to '{name}'",
+                    f"'{path}' has no column '{name}'{suggestion(name, names)}",
+                    f"its columns are {', '.join(names)}; rename one to '{name}'",
                 )
         if kind == "parquet":
             # A dataset's own scan reads ahead of a slow reader without a bound that counts bytes: 5 GB for a million
             # rows of a thousand probabilities.
             for file in dataset.files:
                 with pq.ParquetFile(file, pre_buffer=False) as parquet:
-                    yield from parquet.iter_batches(rows, columns=columns, use_threads=False)
+                    yield from map(_sound, parquet.iter_batches(rows, columns=columns, use_threads=False))
         else:
-            yield from dataset.to_batches(columns, batch_size=rows, batch_readahead=2, fragment_readahead=1)
-    except (pa.ArrowInvalid, OSError) as error:
+            yield from map(
+                _sound, dataset.to_batches(columns, batch_size=rows, batch_readahead=2, fragment_readahead=1)
+            )
+    except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise InputError(
-            f"'{path}' cannot be read as {kind} ({str(error).splitlines()[0]})", "write the file again"
+            f"'{path}' cannot be read as {kind} ({(str(error).splitlines() or [type(error).__name__])[0]})",
+            "write the file again",
         ) from None
+
+
+def _sound(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A batch whose offsets lie in its buffers and whose text is UTF-8: Arrow's readers take a file's word for it."""
+    batch.validate(full=True)
+    return batch
 
 
 def read_class_file(file: Path) -> list[str]:

@@ -20,6 +20,7 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -86,16 +87,12 @@ class Store:
         self._turns = {name: threading.Lock() for name in TABLES}
         try:
             stated = json.loads(self.place.read(_SETTINGS))
-            if stated["format"] != FORMAT:
-                raise StoreError(
-                    f"the store '{path}' has format {stated['format']}; this version of curator reads format {FORMAT}",
-                    "install the version of curator that wrote it",
-                )
+            _expect_format(path, stated["format"])
             self.settings = Settings(FORMAT, os.fspath(stated["root"]), int(stated["kept_classes"]))
         except (FileNotFoundError, NotADirectoryError):
             mend = f"curator init --store {shlex.quote(str(path))}"
             raise StoreError(f"there is no store at '{path}'", mend) from None
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             why = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else str(error)
             mend = f'restore it; its form is {{"format": {FORMAT}, "root": "..", "kept_classes": 20}}'
             raise StoreError(f"{self.place.uri(_SETTINGS)} is damaged ({why})", mend) from None
@@ -320,7 +317,10 @@ class Store:
 
         try:
             if paths:
-                con.read_parquet(paths).create_view(f"stored_{table}")
+                found, known = con.read_parquet(paths), TABLES[table].schema.names
+                if found.columns != known:  # a later release added some, and files from before it lack them
+                    found = con.read_parquet(paths, union_by_name=True).select(*known)
+                found.create_view(f"stored_{table}")
             else:
                 con.execute(f"drop table if exists empty_{table}")
                 con.from_arrow(TABLES[table].schema.empty_table()).create(f"empty_{table}")
@@ -368,6 +368,18 @@ class Store:
             raise CommitRaced(f"the store has other classes by now ({some(self.classes())})", "run the command again")
 
 
+def _expect_format(path: str | Path, stated: object) -> None:
+    """Whether this release reads stores of a format; what may change within one stands in docs/store.md."""
+    if not isinstance(stated, int) or isinstance(stated, bool):
+        raise ValueError(f"'format' is {stated!r}, which is no whole number")
+    if stated == FORMAT:
+        return
+    what = f"the store '{path}' has format {stated}; this version of curator reads format {FORMAT}"
+    if stated > FORMAT:
+        raise StoreError(what, "a later one wrote it: pip install --upgrade curator")
+    raise StoreError(what, "an earlier one wrote it: install that one, or make a new store and add the images to it")
+
+
 def _publish_classes(where: Place, class_names: Sequence[str]) -> None:
     """Gives the table of classes its rows, unless it has some."""
     table = deltalake.DeltaTable(where.uri("classes"))
@@ -375,4 +387,4 @@ def _publish_classes(where: Place, class_names: Sequence[str]) -> None:
         return
     rows = pa.table({"label": range(len(class_names)), "class_name": list(class_names)}).cast(CLASSES.schema)
     with contextlib.suppress(CommitRaced):
-        delta.put(where, "classes", table, lambda file: pq.write_table(rows, file), "the classes")
+        delta.put(where, "classes", table, partial(delta.write, rows), "the classes")

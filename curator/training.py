@@ -398,6 +398,7 @@ class _Run:
             "created_at": dt.datetime.now(dt.UTC),
         }
         self.journal.write(self.steps, failures, figures)
+        self.store.place.settle([path])
         self.store.place.mirror(self.folder)
         if self.assignment.fold is None:
             rows = pa.Table.from_pylist([row], MODELS.schema)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import duckdb
@@ -45,11 +46,13 @@ def check_expression(
         InputError: A syntax error, more than one expression or statement, a placeholder, an unknown column, a function
             such as random() that gives another answer each time, or a subquery that reads something else.
     """
-    tree = _expression(con, expression)
-    nodes = list(_nodes(tree))
-    if _placeholders(nodes):
-        raise InputError("--where holds a placeholder, and there is nothing to fill it with", "write the value itself")
-    _check_reading(con, tree, relations, "--where", "a subquery")
+    with _not_too_deep("--where"):
+        tree = _expression(con, expression)
+        nodes = list(_nodes(tree))
+        if _placeholders(nodes):
+            what = "--where holds a placeholder, and there is nothing to fill it with"
+            raise InputError(what, "write the value itself")
+        _check_reading(con, tree, relations, "--where", "a subquery")
     # Columns of a subquery are for DuckDB to judge; the parameters of a lambda stand in the tree like columns.
     lambdas = [part for node in nodes if node.get("class") == "LAMBDA" for part in _nodes(node["lhs"])]
     names = _columns(nodes) - {name.lower() for part in lambdas for name in part.get("column_names", ())}
@@ -77,12 +80,30 @@ def check_query(
         InputError: A syntax error, another statement than one SELECT, an unknown parameter, or what `check_expression`
             refuses.
     """
-    tree = json.loads(con.execute("select json_serialize_sql(?)", [query]).fetchall()[0][0])
-    if tree["error"]:
-        raise InputError(f"{what} is not an SQL query: {tree['error_message'].splitlines()[0]}", "write one SELECT")
-    if len(tree["statements"]) != 1:
-        raise InputError(f"{what} holds {len(tree['statements'])} statements", "write one SELECT")
-    nodes = list(_nodes(tree))
+    with _not_too_deep(what):
+        tree = json.loads(con.execute("select json_serialize_sql(?)", [query]).fetchall()[0][0])
+        if tree["error"]:
+            raise InputError(f"{what} is not an SQL query: {tree['error_message'].splitlines()[0]}", "write one SELECT")
+        if len(tree["statements"]) != 1:
+            raise InputError(f"{what} holds {len(tree['statements'])} statements", "write one SELECT")
+        nodes = list(_nodes(tree))
+        _check_parameters(nodes, parameters, what)
+        _check_reading(con, tree, relations, what, "it")
+
+
+@contextmanager
+def _not_too_deep(what: str) -> Iterator[None]:
+    """A syntax tree is walked by calls within calls, as many as Python allows."""
+    try:
+        yield
+    except RecursionError:
+        raise InputError(
+            f"{what} nests too deeply", "write it with fewer terms, or parentheses, in one another"
+        ) from None
+
+
+def _check_parameters(nodes: list[dict[str, Any]], parameters: Iterable[str], what: str) -> None:
+    """Makes sure that a query uses known parameters only."""
     unknown = sorted(_placeholders(nodes) - set(parameters))
     if unknown:
         raise InputError(
@@ -90,7 +111,6 @@ def check_query(
             f"state its default in a line of its own: -- Parameter: ${unknown[0]} = 0.5; given are "
             + ", ".join(f"${name}" for name in sorted(parameters)),
         )
-    _check_reading(con, tree, relations, what, "it")
 
 
 def _check_reading(

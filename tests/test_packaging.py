@@ -1,11 +1,15 @@
-"""The wheel holds one package with its queries and recipes, and works away from the checkout."""
+"""The source archive makes the wheel, which holds one package with its queries and recipes and works elsewhere."""
 
+import email
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
+import tomllib
 import venv
 import zipfile
 from dataclasses import dataclass
@@ -15,6 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+import curator
 
 ROOT = Path(__file__).resolve().parent.parent
 CLASSES = ["ant", "bee", "cat", "dog"]
@@ -31,16 +37,26 @@ def must(*command: str | Path, cwd: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel built from a copy of the sources, so that the checkout gets no build folder."""
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A source archive of a copy of the sources, so that the checkout gets no build folder."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("sdist")
     # safe.directory: the checkout may belong to another user than the one who runs the tests.
     git = ["git", "-c", "safe.directory=*"]
     for name in must(*git, "ls-files", "-zco", "--exclude-standard", cwd=ROOT).split("\0"):
         if name and (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, source / name)
-    must(*PIP, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", out, source, cwd=out)
+    code = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
+    must(sys.executable, "-c", code, out, cwd=source)
+    (built,) = out.glob("*.tar.gz")
+    return built
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel built from the source archive."""
+    out = tmp_path_factory.mktemp("wheel")
+    must(*PIP, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", out, sdist, cwd=out)
     (built,) = out.glob("*.whl")
     return built
 
@@ -94,6 +110,51 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
     outer = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
     (site / "outer.pth").write_text("\n".join(outer) + "\n", encoding="utf-8")
     return inside
+
+
+def test_source_archive(sdist: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    patterns = ("curator/**/*.py", "curator/_jpeg.c", "app/*.py", "sql/**/*.sql", "models/**/*.toml", "tests/*.py")
+    assert names >= {path.relative_to(ROOT).as_posix() for pattern in patterns for path in ROOT.glob(pattern)}
+    assert names >= {"LICENSE", "README.md", "CHANGELOG.md", "CITATION.cff", "SECURITY.md", "constraints-oldest.txt"}
+    assert "tests/fixtures/store-2/store/store.json" in names
+    assert not [name for name in names if name.endswith((".so", ".pyc"))]
+
+
+def test_metadata(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        about = email.message_from_bytes(archive.read(name))
+        assert name.replace("METADATA", "licenses/LICENSE") in archive.namelist()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert (about["License-Expression"], about["License-File"]) == ("MIT", "LICENSE")
+    assert (about["Version"], about["Author"]) == (curator.__version__, "The curator developers")
+    assert set(about.get_all("Provides-Extra", [])) == {*project["optional-dependencies"]}
+    citation = (ROOT / "CITATION.cff").read_text("utf-8")
+    assert f"\nversion: {curator.__version__}\n" in citation
+
+
+def test_the_oldest_releases_are_the_lower_bounds() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    asked = [
+        *project["dependencies"],
+        *(one for extra in extras.keys() - {"demo", "dev", "test"} for one in extras[extra]),
+    ]
+    bounds = dict(re.fullmatch(r"([\w-]+)>=([\d.]+)(?:,<.*)?", one).groups() for one in asked if "curator[" not in one)
+    oldest, newest = (
+        dict(
+            line.split("==")
+            for line in (ROOT / name).read_text("utf-8").splitlines()
+            if "==" in line and ";" not in line
+        )
+        for name in ("constraints-oldest.txt", "constraints.txt")
+    )
+    # 5.0 begins with 5.0.0.93
+    assert {name: oldest[name] for name in bounds if not f"{oldest[name]}.".startswith(f"{bounds[name]}.")} == {}
+    tools = oldest.keys() - bounds.keys() - {"pyparsing"}
+    assert {name: oldest[name] for name in tools} == {name: newest[name] for name in tools}
 
 
 def test_wheel_contents(wheel: Path) -> None:
@@ -155,6 +216,61 @@ def test_help(installed: Installed) -> None:
     for command in ("init", "add-images", "import-labels", "build-manifest"):
         assert command in done.stdout
     assert done.stderr == ""
+
+
+# What is not there without the extras, and commands that need it.
+WITHOUT = """
+import json, sys
+class Absent:
+    gone = {"torch", "torchvision", "timm", "safetensors", "onnx", "onnxruntime", "streamlit", "fsspec", "obstore",
+            "tenacity", "pyspark", "sqlglot", "usearch", "tqdm", "mlxtend", "tensorboard"}
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in self.gone:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+from curator.cli import run
+for command in json.load(sys.stdin):
+    print("CODE", run([*command, "--quiet"]), file=sys.stderr)
+"""
+NEEDS_TORCH = [
+    ["train", "--recipe", "tiny-teacher"],
+    ["train", "--recipe", "tiny-teacher", "--dry-run"],
+    ["label", "--model", "outside"],
+    ["evaluate", "--model", "outside"],
+    ["quality", "folds", "--recipe", "tiny-teacher"],
+    ["evolve", "--plan", "digits"],
+]
+
+
+def test_without_the_extras(installed: Installed, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "tests" / "fixtures" / "store-2" / "pool", tmp_path / "pool")
+    shutil.copytree(ROOT / "tests" / "fixtures" / "store-2" / "holdout", tmp_path / "holdout")
+    uris = [f"pool/{i:04d}.png" for i in range(6)]
+    column = pa.array([[0.7, 0.2, 0.1]] * 6, pa.list_(pa.float32()))
+    pq.write_table(pa.table({"uri": uris, "probs": column}), tmp_path / "p.parquet")
+    data = [
+        ["init"],
+        ["add-images", "holdout", "--split", "holdout", "--labels", "folder"],
+        ["add-images", "pool", "--split", "unlabeled"],
+        ["import-labels", "p.parquet", "--generation", "0", "--model", "outside"],
+        ["quality", "duplicates"],
+        ["build-manifest", "a", "--per-class", "4"],
+        ["sql", "select count(*) from a"],
+        ["check"],
+        ["recipes"],
+    ]
+    done = subprocess.run(
+        [installed.bin / "python", "-c", WITHOUT],
+        input=json.dumps([*data, *NEEDS_TORCH, ["manifests", "--store", "s3://bucket/store"]]),
+        cwd=tmp_path,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=240,
+    )
+    codes = [line for line in done.stderr.splitlines() if line.startswith("CODE")]
+    assert codes == ["CODE 0"] * len(data) + ["CODE 2"] * (len(NEEDS_TORCH) + 1), done.stderr
+    assert done.stderr.count("mend: pip install 'curator[train]'") == len(NEEDS_TORCH)
+    assert done.stderr.count("mend: pip install 'curator[s3]'") == 1
 
 
 def test_from_listing_to_manifest(installed: Installed) -> None:

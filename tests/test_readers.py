@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -34,9 +35,8 @@ for code in json.load(sys.stdin):
 def blocks() -> dict[str, str]:
     """The code of the section, by its first line."""
     section = DOCS.read_text("utf-8").split("## Other readers\n")[1].split("\n## ")[0]
-    found = [block for block in section.split("\n\n") if block.startswith("    ")]
-    code = ["\n".join(line[4:] for line in block.splitlines()) for block in found]
-    return {each.split("\n")[0]: each for each in code}
+    found = re.findall(r"^```(?:python|sql)\n(.*?)\n```$", section, re.MULTILINE | re.DOTALL)
+    return {each.split("\n")[0]: each for each in found}
 
 
 CODE = blocks()
@@ -113,6 +113,7 @@ def test_an_older_version(many: Store) -> None:
     assert {row["generation"] for row in rows_of(names["labels"])} == {0}
 
 
+@pytest.mark.long
 def test_ray(many: Store) -> None:
     pytest.importorskip("ray")
     tables = ("labels", "images")

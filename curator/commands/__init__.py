@@ -3,6 +3,8 @@
 images.py    init, add-images
 labels.py    import-labels, label, review, index
 manifests.py build-manifest, manifests, show
+doctor.py    doctor
+gc.py        gc
 report.py    report
 exports.py   export
 packs.py     pack
@@ -15,6 +17,7 @@ issues.py    quality folds, quality issues, quality calibration
 disagreement.py quality disagreement, quality queue, quality audit, quality domain
 sql.py       sql
 pages.py     app
+completion.py names that a shell offers on TAB
 """
 
 from __future__ import annotations
@@ -30,7 +33,6 @@ app = typer.Typer(
     name="curator",
     help="Stores, selects, balances and audits the data of Noisy Student self-training.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -8,16 +8,20 @@ from typing import Annotated
 import typer
 
 from curator import render
-from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, quality
+from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, completion, quality
 
-GenerationOption = Annotated[int | None, typer.Option(help="Generation.", show_default="the newest")]
+GenerationOption = Annotated[
+    int | None, typer.Option(help="Generation.", show_default="the newest", autocompletion=completion.generations)
+]
 
 
 @quality.command("disagreement")
 def show_disagreement(
     generation: GenerationOption = None,
     split: Annotated[str, typer.Option(help="Whose images: unlabeled, labeled or holdout.")] = "unlabeled",
-    class_name: Annotated[str | None, typer.Option("--class", help="Only this class, before or after.")] = None,
+    class_name: Annotated[
+        str | None, typer.Option("--class", help="Only this class, before or after.", autocompletion=completion.classes)
+    ] = None,
     image_id: Annotated[
         int | None, typer.Option(help="What each generation said of one image.", min=0, max=2**63 - 1)
     ] = None,
@@ -67,7 +71,9 @@ def show_disagreement(
 @quality.command()
 def queue(
     limit: Annotated[int, typer.Option(help="Most images.", min=1, max=100_000)] = 50,
-    class_name: Annotated[str | None, typer.Option("--class", help="Only this class.")] = None,
+    class_name: Annotated[
+        str | None, typer.Option("--class", help="Only this class.", autocompletion=completion.classes)
+    ] = None,
     reason: Annotated[str | None, typer.Option(help="Only leak, label, flip, doubt or 'close call'.")] = None,
     store: StoreOption = DEFAULT_STORE,
     json: JsonOption = False,
@@ -98,7 +104,9 @@ def audit(
         int, typer.Option(help="Seed of the draw; another one for another sample.", min=-(2**63), max=2**63 - 1)
     ] = 0,
     min_confidence: Annotated[float, typer.Option(help="Only images with a confidence above this.")] = 0.3,
-    class_name: Annotated[str | None, typer.Option("--class", help="Only this class.")] = None,
+    class_name: Annotated[
+        str | None, typer.Option("--class", help="Only this class.", autocompletion=completion.classes)
+    ] = None,
     limit: Annotated[int, typer.Option(help="Most images to list.", min=1)] = 20,
     sheet: Annotated[
         Path | None, typer.Option(help="Write the images to decide on as CSV, for curator review --from.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from curator import render
-from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, quality
+from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, completion, quality
 
 if TYPE_CHECKING:
     from curator.duplicates import Found
@@ -34,7 +34,11 @@ def find_duplicates(
         int | None, typer.Option(help="Most differing bits of two perceptual hashes, of 64.", show_default="10")
     ] = None,
     embeddings: Annotated[
-        str | None, typer.Option(help="Compare as well what `curator label --embeddings` stored of this model.")
+        str | None,
+        typer.Option(
+            help="Compare as well what `curator label --embeddings` stored of this model.",
+            autocompletion=completion.models,
+        ),
     ] = None,
     cosine: Annotated[float | None, typer.Option(help="Least cosine of two embeddings.", show_default="0.8")] = None,
     confirm: Annotated[

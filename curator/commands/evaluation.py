@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from curator import progress, render
-from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app
+from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app, completion
 from curator.commands.models import DeviceOption
 from curator.errors import InputError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Option(help="The model.")],
+    model: Annotated[str, typer.Option(help="The model.", autocompletion=completion.models)],
     attack: Annotated[list[str] | None, typer.Option(help="Attack to withstand: fgsm or pgd; repeatable.")] = None,
     eps: Annotated[
         list[float] | None,
@@ -37,7 +37,10 @@ def evaluate(
         str | None, typer.Option(help="Pictures of none of the classes.", metavar="FOLDER", show_default=False)
     ] = None,
     baseline: Annotated[
-        str | None, typer.Option(help="Model that was evaluated before, to divide errors and flips by.")
+        str | None,
+        typer.Option(
+            help="Model that was evaluated before, to divide errors and flips by.", autocompletion=completion.models
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Images of a sample of the holdout.", show_default="all")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sample, the noise and the intervals.")] = 0,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from curator import render
-from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app
+from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app, completion
 
 if TYPE_CHECKING:
     from curator.evolution import Evolution
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 @app.command()
 def evolve(
-    plan: Annotated[str, typer.Option(help="Name of a plan that comes with the tool, or a .toml file.")],
+    plan: Annotated[
+        str,
+        typer.Option(help="Name of a plan that comes with the tool, or a .toml file.", autocompletion=completion.plans),
+    ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what there is to do; write nothing.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Decoding threads.", show_default="one a core")] = None,
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ... or auto.")] = "auto",

@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from curator import render
-from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app
+from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app, completion
 
 
 @app.command()
 def export(
-    name: Annotated[str, typer.Argument(help="Name of the manifest.")],
+    name: Annotated[str, typer.Argument(help="Name of the manifest.", autocompletion=completion.manifests)],
     destination: Annotated[Path, typer.Argument(help="File or folder to write.", metavar="DEST")],
     form: Annotated[
         str, typer.Option("--format", help="csv, jsonl, parquet, folder, webdataset or huggingface.", metavar="F")

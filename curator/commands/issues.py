@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from curator import render
-from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, quality
+from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, completion, quality
 from curator.commands.models import DeviceOption
 
 if TYPE_CHECKING:
@@ -23,7 +23,10 @@ _WORST = 10  # classes that are named
 def folds(
     context: typer.Context,
     recipe: Annotated[
-        str | None, typer.Option(help="Name of a recipe that comes with the tool, or a .toml file.")
+        str | None,
+        typer.Option(
+            help="Name of a recipe that comes with the tool, or a .toml file.", autocompletion=completion.recipes
+        ),
     ] = None,
     file: Annotated[
         str | None,
@@ -103,7 +106,11 @@ def _import_held_out(context: typer.Context, store: Store, file: str, name: str 
 def issues(
     run: Annotated[str | None, typer.Option(help="Run of `quality folds`.", show_default="the only one")] = None,
     generation: Annotated[
-        int | None, typer.Option(help="Judge the pool labels of this generation by the next one instead.")
+        int | None,
+        typer.Option(
+            help="Judge the pool labels of this generation by the next one instead.",
+            autocompletion=completion.generations,
+        ),
     ] = None,
     by: Annotated[str, typer.Option(help="Whom to suspect: noise-rate or joint.")] = "noise-rate",
     order: Annotated[str, typer.Option(help="Order of the suspects: self-confidence or margin.")] = "self-confidence",
@@ -160,7 +167,12 @@ def _issues(found: Issues) -> str:
 @quality.command()
 def calibration(
     model: Annotated[
-        str | None, typer.Option(help="A model that labeled the holdout.", show_default="that of the newest generation")
+        str | None,
+        typer.Option(
+            help="A model that labeled the holdout.",
+            show_default="that of the newest generation",
+            autocompletion=completion.models,
+        ),
     ] = None,
     min_confidence: Annotated[float, typer.Option(help="Confidence above which classes are judged.")] = 0.3,
     plot: Annotated[Path | None, typer.Option(help="Picture to write the diagram to: .png, .svg or .pdf.")] = None,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from curator import render
-from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app
+from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app, completion
 
 
 @app.command("import-labels")
@@ -36,7 +36,9 @@ def import_labels(
 def review(
     image_id: Annotated[int | None, typer.Option(help="The image.")] = None,
     decision: Annotated[str | None, typer.Option(help="accept, reject, relabel or skip.")] = None,
-    new_label: Annotated[str | None, typer.Option(help="Class name or index, for a relabel.")] = None,
+    new_label: Annotated[
+        str | None, typer.Option(help="Class name or index, for a relabel.", autocompletion=completion.classes)
+    ] = None,
     file: Annotated[
         str | None,
         typer.Option("--from", help="CSV of image_id or uri, decision, new_label, reviewer, reason.", metavar="FILE"),
@@ -72,7 +74,10 @@ def review(
 @app.command()
 def index(
     generation: Annotated[
-        int | None, typer.Option(help="Only this generation.", show_default="all that have labels")
+        int | None,
+        typer.Option(
+            help="Only this generation.", show_default="all that have labels", autocompletion=completion.generations
+        ),
     ] = None,
     store: StoreOption = DEFAULT_STORE,
     json: JsonOption = False,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from curator import render
-from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app
+from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app, completion
 
 if TYPE_CHECKING:
     from curator.checks import Verdict
@@ -20,9 +20,14 @@ def build_manifest(
     context: typer.Context,
     name: Annotated[str | None, typer.Argument(help="Name.", show_default="g<generation>-<per-class>")] = None,
     per_class: Annotated[int | None, typer.Option(help="Quota: rows, counted with copies, of each class.")] = None,
-    generation: Annotated[int | None, typer.Option(help="Generation.", show_default="the newest")] = None,
+    generation: Annotated[
+        int | None, typer.Option(help="Generation.", show_default="the newest", autocompletion=completion.generations)
+    ] = None,
     min_confidence: Annotated[float, typer.Option(help="Only images with a confidence above this.")] = 0.3,
-    policy: Annotated[str, typer.Option(help="Selection rule: a name, or an .sql file of your own.")] = "top",
+    policy: Annotated[
+        str,
+        typer.Option(help="Selection rule: a name, or an .sql file of your own.", autocompletion=completion.policies),
+    ] = "top",
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A parameter of the policy.", metavar="NAME=VALUE")
     ] = None,
@@ -43,7 +48,11 @@ def build_manifest(
     near_leaks: Annotated[str, typer.Option(help="drop or keep what a scan found near the holdout.")] = "drop",
     as_of: Annotated[
         str | None,
-        typer.Option(help="Read the table versions and options of this manifest.", metavar="MANIFEST"),
+        typer.Option(
+            help="Read the table versions and options of this manifest.",
+            metavar="MANIFEST",
+            autocompletion=completion.manifests,
+        ),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1, write nothing if a class falls short.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be selected; write nothing.")] = False,
@@ -98,7 +107,7 @@ def list_manifests(store: StoreOption = DEFAULT_STORE, json: JsonOption = False,
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="Name of the manifest.")],
+    name: Annotated[str, typer.Argument(help="Name of the manifest.", autocompletion=completion.manifests)],
     image_id: Annotated[
         int | None, typer.Option(help="Say of one image why it is in or out.", min=0, max=2**63 - 1)
     ] = None,
@@ -134,8 +143,15 @@ def show(
 
 @app.command()
 def diff(
-    before: Annotated[str, typer.Argument(help="Name of a manifest.", metavar="A")],
-    after: Annotated[str, typer.Argument(help="Name of the manifest to compare it with.", metavar="B")],
+    before: Annotated[
+        str, typer.Argument(help="Name of a manifest.", metavar="A", autocompletion=completion.manifests)
+    ],
+    after: Annotated[
+        str,
+        typer.Argument(
+            help="Name of the manifest to compare it with.", metavar="B", autocompletion=completion.manifests
+        ),
+    ],
     exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit 1 if anything differs.")] = False,
     store: StoreOption = DEFAULT_STORE,
     json: JsonOption = False,
@@ -160,7 +176,10 @@ def diff(
 
 @app.command()
 def check(
-    name: Annotated[str | None, typer.Argument(help="Name of the manifest.", show_default="all of them")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Name of the manifest.", show_default="all of them", autocompletion=completion.manifests),
+    ] = None,
     store: StoreOption = DEFAULT_STORE,
     json: JsonOption = False,
     quiet: QuietOption = False,

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from curator import render
-from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app
+from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app, completion
 
 DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, mps; 'auto' is a GPU if there is one.")]
 _INPUT_BOUND = 0.1  # share of the time from which on waiting is worth a word
@@ -18,10 +18,20 @@ _INPUT_BOUND = 0.1  # share of the time from which on waiting is worth a word
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Option(help="Name of a recipe that comes with the tool, or a .toml file.")],
-    manifest: Annotated[str | None, typer.Option(help="Manifest to train on together with the labeled split.")] = None,
+    recipe: Annotated[
+        str,
+        typer.Option(
+            help="Name of a recipe that comes with the tool, or a .toml file.", autocompletion=completion.recipes
+        ),
+    ],
+    manifest: Annotated[
+        str | None,
+        typer.Option(help="Manifest to train on together with the labeled split.", autocompletion=completion.manifests),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model.", show_default="g<generation>-<recipe>")] = None,
-    init: Annotated[str | None, typer.Option(help="Model, or file of weights, to start from.")] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Model, or file of weights, to start from.", autocompletion=completion.models)
+    ] = None,
     change: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change of the recipe, e.g. schedule.steps=100."),
@@ -92,7 +102,7 @@ def train(
 
 @app.command()
 def label(
-    model: Annotated[str, typer.Option(help="The teacher.")],
+    model: Annotated[str, typer.Option(help="The teacher.", autocompletion=completion.models)],
     split: Annotated[list[str] | None, typer.Option(help="Split to label.", show_default="all")] = None,
     batch_size: Annotated[int, typer.Option(help="Images of a forward pass.")] = 64,
     threads: Annotated[int | None, typer.Option(min=1, help="Decoding threads.", show_default="one a core")] = None,

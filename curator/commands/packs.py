@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from curator import render
-from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app
+from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app, completion
 
 if TYPE_CHECKING:
     from curator.packs import Packed
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 def pack(
     manifest: Annotated[
         str | None,
-        typer.Argument(help="Manifest to pack beside the labeled split; with --verify, name of a pack."),
+        typer.Argument(
+            help="Manifest to pack beside the labeled split; with --verify, name of a pack.",
+            autocompletion=completion.manifests,
+        ),
     ] = None,
     size: Annotated[
         int | None, typer.Option(help="Short side in pixels; smaller pictures stay as they are.", show_default="256")

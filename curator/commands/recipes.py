@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from curator import render
-from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app
+from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app, completion
 
 if TYPE_CHECKING:
     from curator.estimate import Estimate
@@ -34,7 +34,10 @@ SIZES = {
 
 @app.command()
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="Recipe to write out whole, by name or path.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Recipe to write out whole, by name or path.", autocompletion=completion.recipes),
+    ] = None,
     store: StoreOption = DEFAULT_STORE,  # recipes are the tool's, but every command takes it
     json: JsonOption = False,
     quiet: QuietOption = False,

@@ -8,13 +8,15 @@ from typing import Annotated
 import typer
 
 from curator import render
-from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app
+from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app, completion
 from curator.errors import InputError
 
 
 @app.command()
 def report(
-    name: Annotated[str | None, typer.Argument(help="Name of the manifest.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Name of the manifest.", autocompletion=completion.manifests)
+    ] = None,
     model: Annotated[
         list[str] | None, typer.Option(help="Model whose evaluation to show instead; repeatable, side by side.")
     ] = None,
