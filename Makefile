@@ -13,7 +13,7 @@ INSTALL := install -c constraints.txt -e '.[dev]'
 # Exits 0 where the interpreter is one that pyproject.toml allows.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 
-.PHONY: help setup demo test test-long test-docs test-oldest test-newest lint types format bench-app bench-bucket bench-drift bench-duplicates bench-fidelity bench-fuzz bench-imagenet bench-issues bench-loader bench-labeling bench-manifest bench-method bench-packing bench-robustness bench-scale bench-selection bench-soak bench-spark bench-studies \
+.PHONY: help setup demo test test-long test-docs test-oldest test-newest lint types format bench-app bench-bucket bench-drift bench-duplicates bench-faults bench-fidelity bench-fuzz bench-imagenet bench-issues bench-loader bench-labeling bench-manifest bench-method bench-packing bench-robustness bench-scale bench-selection bench-soak bench-spark bench-studies \
 	bench-storage bench-training reference screenshots wheel clean
 .NOTPARALLEL:
 
@@ -37,7 +37,7 @@ test: setup ## all checks in order: ruff check, ruff format --check, mypy, pytes
 test-long: setup ## the tests that take long and seldom break alone, of which CI runs all and `make test` none
 	$(BIN)/pytest --numprocesses auto --maxprocesses 8 -m long
 
-test-docs: setup ## run every block of README and docs (ten minutes on 2 cores)
+test-docs: setup ## run every block of README and docs, as it stands
 	$(BIN)/pytest tests/test_docs.py -k "not test_page" --numprocesses 0
 	$(BIN)/pytest tests/test_docs.py -k test_page -m '' --numprocesses auto --maxprocesses 4
 
@@ -76,6 +76,9 @@ bench-drift: setup ## questions about two generations of 10M images (1 GB of dis
 
 bench-duplicates: setup ## near-duplicates: recall, false pairs, rates, against others (350 MB of packages, fifteen minutes)
 	$(BIN)/python benchmarks/duplicates/run.py --write
+
+bench-faults: setup ## commands killed 200 times each at random moments: is anything lost (an hour)
+	$(BIN)/python benchmarks/faults/run.py --write
 
 bench-fidelity: setup ## augmentation against timm on Pillow, in grey levels and dB (two minutes, one package)
 	$(BIN)/python benchmarks/fidelity.py --write

@@ -111,7 +111,7 @@ def _turn_back(asked: tuple[Filter, str, int], pages: int) -> None:
     given = st.query_params.get("page", "1")
     if before != asked and st.session_state.get("page", 1) != 1:
         st.session_state["page"] = 1
-    elif given.isdecimal() and int(given) > pages:
+    elif given.isdecimal() and (len(given) > 18 or int(given) > pages):  # of 4,301 digits, Python reads none
         st.session_state["page"] = pages
     st.session_state["gallery_asked"] = asked
 

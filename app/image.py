@@ -29,7 +29,7 @@ def show() -> None:
     """The page."""
     st.title("Image")
     given = st.text_input("Image id", key="image_id", bind="query-params", width=260)
-    image_id = int(given) if given.isascii() and given.isdigit() else -1
+    image_id = int(given) if given.isascii() and given.isdigit() and len(given) < 20 else -1
     found = rows("image", {"image_id": image_id}) if 0 <= image_id <= ID_MASK else []
     if not found:
         said = f"There is no image {short(given)} in this store." if given else "Give the id of an image."

@@ -119,7 +119,7 @@ def turn(mode: str, label: int | None, chosen: Any) -> Turn:
     if kept is None or kept.chosen != choices:
         kept = st.session_state[_STATE] = _listing(choices, kept)
         asked = st.query_params.get("at", "")
-        if asked.isdecimal() and int(asked) in kept.listed.rows:
+        if asked.isdecimal() and len(asked) < 20 and int(asked) in kept.listed.rows:
             kept.place = kept.session.image_ids.index(int(asked))
     return kept
 

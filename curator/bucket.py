@@ -181,7 +181,8 @@ class Bucket:
     def entries(self) -> Iterator[tuple[str, int, float]]:
         """Names and sizes of all objects, and when each was written, in seconds since 1970."""
         store = _client(self.url, os.getpid())
-        for item in self._ask("", lambda: [item for page in store.list(None) for item in page]):
+        found = self._ask("", lambda: [item for page in store.list(None) for item in page])
+        for item in found:
             yield item["path"], item["size"], item["last_modified"].timestamp()
 
     def folders(self) -> set[str]:

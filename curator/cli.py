@@ -43,7 +43,7 @@ from curator.errors import CuratorError, DiskFull, interrupted
 # typer brings its own copy of click, whose usage errors have no public name.
 UsageError: Any = typer.BadParameter.__mro__[1]
 # How DuckDB complains about a Parquet file whose beginning and end are well, if not with an error of no kind.
-_DAMAGE = ("IO Error", "TProtocolException", "arquet", "ZSTD", "ecompress")
+_DAMAGE = ("IO Error", "TProtocolException", "arquet", "ZSTD", "ecompress", "stats size")
 # What comes with curator[train]; what the other extras bring is looked for where it is used.
 _TRAIN = {"torch", "torchvision", "timm", "safetensors"}
 _INSTALL = "pip install 'curator[train]'"

@@ -345,8 +345,9 @@ def _decode_with_pillow(data: bytes) -> npt.NDArray[np.uint8]:
 
 def _grey16(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
     """Scales grey values 0 to 65535 (uint16 or int32, [H, W]) to uint8 [H, W, 3]."""
-    wide = values.astype(np.int64)
-    if wide.min() < 0 or wide.max() > 65535:
+    if values.min() < 0 or values.max() > 65535:
         raise UnreadableImage("integer grey values outside 0 to 65535")
-    grey = ((wide + 128) // 257).astype(np.uint8)  # 257 is odd, so this is exact rounding
-    return np.repeat(grey[:, :, None], 3, axis=2)
+    grey = values.astype(np.uint32)  # changed in place: a picture may have 89 million pixels
+    grey += 128
+    grey //= 257  # which is odd, so this is exact rounding
+    return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)

@@ -154,7 +154,8 @@ class Place:
     def settle(self, files: Iterable[Path]) -> None:
         """Has files, and their names in their folders, on the disk: what is said to be done outlives a power cut."""
         there = list(files)
-        _settle([*there, *sorted({file.parent for file in there})])
+        above = {folder for file in there for folder in file.parents if folder.is_relative_to(self.work)}
+        _settle([*there, *sorted(above, reverse=True)])
 
     def open(self, file: Path) -> BinaryIO:
         """A table's file for reading, from the working folder or from where it was shared."""

@@ -117,7 +117,7 @@ class Session:
         """Records a decision on an image of the list, see `reviews.record`."""
         known = self.latest.get(image_id)
         there = set(paths_of(self.table))
-        after = known and known["decided_at"]
+        after = None if known is None else known["decided_at"]
         row = record(self.store, image_id, generation, decision, new_label, reviewer, reason, self.table, after)
         # Its commit has brought the table to what others had decided by then.
         fresh = set(paths_of(self.table)) - there

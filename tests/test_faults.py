@@ -99,7 +99,7 @@ def run(words):
 def count(what):
     return Store(world / "store").rows(f"select count(*) as n from {what}")[0]["n"]
 for words, what in commands.items():
-    for pages in (0, 1, 2, 4, 8, 16, 1000):
+    for pages in (0, 2, 8, 1000):
         shutil.rmtree(world, ignore_errors=True)
         shutil.copytree(sys.argv[2], world)
         image = Store(world / "store").rows("select min(image_id) as i from images")[0]["i"]
@@ -150,10 +150,10 @@ def test_a_store_that_cannot_be_written_to(pictured: Path, tmp_path: Path) -> No
     shutil.copytree(pictured, tmp_path / "world")
     world = tmp_path / "world"
     image = Store(world / "store").rows("select min(image_id) as i from images")[0]["i"]
-    reading = ["manifests", "show a", "check", "diff a b", "quality leaks", f"show a --image-id {image}",
+    reading = ["manifests", "show a", "check", "diff a b", f"show a --image-id {image}",
                "pack a --dry-run", "build-manifest z --per-class 2 --dry-run", "sql from(images)",
                f"export a --format csv {tmp_path}/a.csv"]  # fmt: skip
-    writing = [*COMMANDS, f"add-images {world}/labeled --split labeled", "quality duplicates"]
+    writing = [*COMMANDS, f"add-images {world}/labeled --split labeled", "quality leaks"]
     (world / "labeled" / "x" / "new.jpg").write_bytes(packed.picture(77))
     subprocess.run(["chmod", "-R", "a-w", world / "store"], check=True)
     words = [
@@ -291,11 +291,13 @@ def test_decisions_are_recorded_where_earlier_files_are_damaged(
         done = curator("review", "--image-id", ids["a"], "--decision", "reject", "--store", spoiled)
         assert done.code == 0 or "damaged" in done.err or "cannot be read" in done.err, done.err
         left = Store(spoiled).delta("reviews")
-        if len(paths_of(left)) == 1:  # the bit was none of a row's
+        if done.code:
+            assert len(paths_of(left)) == 40
+        elif len(paths_of(left)) == 1:  # the bit was none of a row's
             together = pq.read_table(paths_of(left)[0]).to_pylist()
             assert good[0] in together
         else:
-            assert done.code or "recorded; the files of the reviews were not put together" in done.err
+            assert "recorded; the files of the reviews were not put together" in done.err
             assert file.name in {Path(path).name for path in paths_of(left)}
         shutil.rmtree(spoiled)
 

@@ -11,15 +11,19 @@ import struct
 import sys
 import tarfile
 import tempfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 from conftest import Answer
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
@@ -31,6 +35,7 @@ from fuzz.weights import Runs, small
 from fuzz.world import World
 
 from curator import building, checkpoints, configuration, manifests, network, plans, recipes, reviews, sources, usersql
+from curator.decode import decode
 from curator.errors import CuratorError, InputError, StoreError
 from curator.store import Store
 
@@ -39,8 +44,8 @@ Run = Callable[..., Answer]
 
 # Cases that are drawn
 
-# Those that open a store or run a command take 50 to 100 ms each, the others a few.
-SLOW = {"listings, added", "label files, added", "plans", "decisions", "names", "command lines"}
+# Those that open a store, run a command or list the functions of SQL take 15 to 100 ms each, the others a few.
+SLOW = {"listings, added", "label files, added", "plans", "decisions", "names", "command lines", "--where", "policies"}
 
 
 @pytest.fixture(scope="module")
@@ -59,16 +64,17 @@ def test_drawn_inputs_are_accepted_or_refused_and_leave_no_trace(world: World, t
     judge = Judge(target, world, tmp_path)
 
     @settings(
-        max_examples=10 if name in SLOW else 100,
+        max_examples=10 if name in SLOW else 20,
         derandomize=True,
         database=None,
         deadline=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(target.strategy())
-    def cases(data: bytes) -> None:
-        judge.case(data)
+    @given(target.strategy() if name in SLOW else st.lists(target.strategy(), min_size=10, max_size=10))
+    def cases(data: bytes | list[bytes]) -> None:
+        for each in data if isinstance(data, list) else [data]:
+            judge.case(each)
 
     cases()
     assert not judge.findings
@@ -156,6 +162,23 @@ def test_an_arrow_file_with_names_that_are_no_text(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes().replace(b"label_here", b"\xff" * 10))
     with pytest.raises(InputError, match="cannot be read as ipc"):
         sources.read_labels(file)
+
+
+# Pictures
+
+
+def test_deep_grey_takes_little_memory() -> None:
+    """A small file may be a picture of 89 million pixels, of which each took 19 bytes on its way and takes 10."""
+    values = np.arange(10**6, dtype=np.uint16).reshape(1000, 1000)
+    out = io.BytesIO()
+    Image.fromarray(values).save(out, "PNG")
+    decode(out.getvalue())
+    tracemalloc.start()
+    pixels = decode(out.getvalue())
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (pixels[:, :, 0] == np.round(values / 257)).all()
+    assert peak < 12 * 10**6
 
 
 # TOML
@@ -339,7 +362,7 @@ def page() -> None:
 def test_links_of_any_text(made: Store, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("CURATOR_STORE", str(made.path))
     monkeypatch.setenv("CURATOR_PAGE", name)
-    for value in ("9" * 5000, "-1", "../\u202ex\0", "flip-9-9"):
+    for value in ("9" * 5000, "../\u202ex\0"):
         at = AppTest.from_function(page, default_timeout=60)
         for parameter in PARAMETERS:
             at.query_params[parameter] = value

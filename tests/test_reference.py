@@ -72,10 +72,10 @@ recipe = "recipe.toml"
 """
 
 
-@pytest.mark.parametrize("name", ["tables.md", "commands.md"])
-def test_the_pages_are_fresh(name: str) -> None:
-    text = (ROOT / "docs" / name).read_text("utf-8")
-    assert text == REFERENCE["pages"]()[name].rstrip("\n") + "\n", "stale; write it again with: make reference"
+def test_the_pages_are_fresh() -> None:
+    for name, text in REFERENCE["pages"]().items():
+        there = (ROOT / "docs" / name).read_text("utf-8")
+        assert there == text.rstrip("\n") + "\n", f"docs/{name} is stale; write it again with: make reference"
 
 
 def test_every_command_has_a_section() -> None:
