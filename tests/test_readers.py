@@ -36,6 +36,7 @@ def blocks() -> dict[str, str]:
     """The code of the section, by its first line."""
     section = DOCS.read_text("utf-8").split("## Other readers\n")[1].split("\n## ")[0]
     found = re.findall(r"^```(?:python|sql)\n(.*?)\n```$", section, re.MULTILINE | re.DOTALL)
+    found = [each.replace("\n\n", "\n") for each in found]
     return {each.split("\n")[0]: each for each in found}
 
 
