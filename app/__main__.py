@@ -1,4 +1,4 @@
-"""The process of the app's server, see curator/server.py; it ends with its standard input, as who started it does.
+"""The process of the app's server, see curator/serving/server.py; it ends with its standard input.
 
 server listens --> modules of the pages, footers of the tables, the first queue are read, before anybody asks
 """

@@ -8,8 +8,9 @@ import numpy.typing as npt
 import pandas as pd
 import streamlit as st
 
-from curator import calibration, queries
-from curator.account import wilson
+from curator import queries
+from curator.curation.account import wilson
+from curator.quality import calibration
 
 from .choices import classes, generation
 from .live import live

@@ -10,7 +10,10 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from curator import account, audit, browse, queries
+from curator import queries
+from curator.curation import account
+from curator.generations import browse
+from curator.quality import audit
 
 from . import links
 from .choices import classes, generation

@@ -11,8 +11,9 @@ import altair as alt
 import pandas as pd
 import streamlit as st
 
-from curator import drift, queries
-from curator.derived import Wanted
+from curator import queries
+from curator.generations import drift
+from curator.generations.derived import Wanted
 from curator.schema import SPLITS
 
 from .choices import class_name, classes, generation

@@ -8,8 +8,9 @@ from typing import Any
 
 import streamlit as st
 
-from curator import browse, manifests
-from curator.gallery import FAR, ORDERS, Filter, Gallery, Step
+from curator.curation import manifests
+from curator.generations import browse
+from curator.quality.gallery import FAR, ORDERS, Filter, Gallery, Step
 from curator.schema import DECISIONS, SPLITS
 
 from .choices import class_name, classes, generation, manifest_name

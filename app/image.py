@@ -9,9 +9,9 @@ import duckdb
 import pandas as pd
 import streamlit as st
 
+from curator.curation.explanation import Explanation, explain
 from curator.errors import CuratorError
-from curator.explanation import Explanation, explain
-from curator.images import ID_MASK
+from curator.pictures.images import ID_MASK
 
 from . import links
 from .choices import class_text, classes, manifest_name

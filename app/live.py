@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import streamlit as st
 
-from curator import bucket, manifests, queries
+from curator import queries
+from curator.curation import manifests
+from curator.curation.manifests import Manifest
 from curator.errors import CuratorError
-from curator.manifests import Manifest
 from curator.schema import TABLES
-from curator.server import STORE
-from curator.situation import option
-from curator.store import ABSENT, Store
+from curator.serving.server import STORE
+from curator.serving.situation import option
+from curator.storage import bucket
+from curator.storage.store import ABSENT, Store
 
 if TYPE_CHECKING:
     import deltalake

@@ -11,11 +11,11 @@ import altair as alt
 import pandas as pd
 import streamlit as st
 
-from curator import account, building, comparison, policies
+from curator.curation import account, building, comparison, policies
+from curator.curation.manifests import Manifest
+from curator.curation.parameters import DEFAULTS, FILLS, NEAR_LEAKS, TARGETS
 from curator.errors import CuratorError
-from curator.manifests import Manifest
 from curator.names import check_name
-from curator.parameters import DEFAULTS, FILLS, NEAR_LEAKS, TARGETS
 
 from . import choices, links, tiles
 from .live import command, live, rows

@@ -8,8 +8,9 @@ import altair as alt
 import pandas as pd
 import streamlit as st
 
-from curator import account, duplicates
-from curator.situation import Situation, situation
+from curator.curation import account
+from curator.repeats import duplicates
+from curator.serving.situation import Situation, situation
 
 from .links import to
 from .live import answer, live

@@ -11,9 +11,10 @@ import duckdb
 import simplejpeg
 import streamlit as st
 
-from curator import audit, reviews, worklist
-from curator.audit import Key
+from curator.decisions import reviews
 from curator.errors import CuratorError
+from curator.quality import audit, worklist
+from curator.quality.audit import Key
 
 from . import turns
 from .choices import class_name, classes, freed

@@ -15,9 +15,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import streamlit as st
 
-from curator import queries, render, sandbox
+from curator import queries
 from curator.errors import CuratorError, InputError
+from curator.reports import render
 from curator.schema import MANIFEST_ROW, TABLES
+from curator.serving import sandbox
 
 from . import tiles
 from .live import live, rows

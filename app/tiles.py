@@ -12,7 +12,7 @@ import numpy as np
 import simplejpeg
 import streamlit as st
 
-from curator.thumbnails import Thumbnail, Thumbnails
+from curator.pictures.thumbnails import Thumbnail, Thumbnails
 
 from .live import live
 from .words import plain, short

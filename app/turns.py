@@ -13,10 +13,11 @@ import streamlit as st
 from streamlit.runtime import Runtime
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from curator import audit, queries, worklist
-from curator.audit import Key
+from curator import queries
+from curator.decisions.session import Session
 from curator.errors import CuratorError
-from curator.session import Session
+from curator.quality import audit, worklist
+from curator.quality.audit import Key
 
 from .live import live
 

@@ -140,7 +140,7 @@ def upload(folder: Path, address: str) -> None:
     """Copies the pictures into the bucket."""
     import boto3
 
-    from curator.bucket import Bucket
+    from curator.storage.bucket import Bucket
 
     boto3.client("s3", endpoint_url=address, region_name="us-east-1").create_bucket(Bucket="bench")
     place = Bucket("s3://bench/w/photos")

@@ -32,9 +32,10 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).parent / "selection"))
 from pool import _GROUP, _PART, CLASSES, _images, _labels
 
-from curator import delta, queries
-from curator.labels import PartWriter, publish
-from curator.store import Store
+from curator import queries
+from curator.generations.labels import PartWriter, publish
+from curator.storage import delta
+from curator.storage.store import Store
 
 CURATOR = str(Path(sys.executable).with_name("curator"))
 RESULT = Path(__file__).parent / "results" / "disagreement.md"

@@ -1,8 +1,8 @@
 """How close the augmentation is to timm's on Pillow: every RandAugment operation, the resize, the whole chain.
 
-    photographs -> 224 px --curator.augment.distort--> ours   --+
+    photographs -> 224 px --curator.noise.augment.distort--> ours   --+
                           --timm's RandAugment op---> theirs --+--> largest and mean difference, PSNR
-    photographs -> boxes  --curator.augment.resize---> ours   --+
+    photographs -> boxes  --curator.noise.augment.resize---> ours   --+
                           --Pillow, cut and resized-> theirs --+
 
     python benchmarks/fidelity.py [--packages DIR] [--write]
@@ -33,7 +33,7 @@ from PIL import Image
 from timm.data import auto_augment, create_transform
 from timm.data.transforms import RandomResizedCropAndInterpolation
 
-from curator.augment import DRAWS, OPERATIONS, Augmentation, augment, crop_box, distort, resize, single_threaded
+from curator.noise.augment import DRAWS, OPERATIONS, Augmentation, augment, crop_box, distort, resize, single_threaded
 
 RESULT = Path(__file__).parent / "results" / "fidelity.md"
 PACKAGE = "foolbox==3.3.4"

@@ -30,10 +30,10 @@ from manifest import memory_gib
 from packing import load, write_pictures
 from storage import installed
 
-from curator import engines, inference, network
-from curator.account import wilson
-from curator.delta import paths_of
-from curator.store import Store
+from curator.curation.account import wilson
+from curator.networks import engines, inference, network
+from curator.storage.delta import paths_of
+from curator.storage.store import Store
 
 RESULT = Path(__file__).parent / "results" / "imagenet.md"
 CLASSES, BATCH, ROUNDS = 1000, 64, 40

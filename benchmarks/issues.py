@@ -29,10 +29,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curator import demo, draws, folds, issues, training
-from curator.account import wilson
-from curator.images import add_images
-from curator.store import Store
+from curator import draws
+from curator.curation.account import wilson
+from curator.pictures.images import add_images
+from curator.quality import issues
+from curator.rounds import demo
+from curator.runs import folds, training
+from curator.storage.store import Store
 
 RESULT = Path(__file__).parent / "results" / "issues.md"
 PACKAGES = ("cleanlab==2.9.0", "termcolor", "tqdm")

@@ -32,12 +32,13 @@ from manifest import memory_gib
 from packing import load, write_pictures
 from storage import installed
 
-from curator import additions, engines, inference, network
-from curator.images import add_images
-from curator.labeling import label
-from curator.recipes import Recipe, from_json
+from curator.networks import engines, inference, network
+from curator.networks.recipes import Recipe, from_json
+from curator.pictures.images import add_images
 from curator.schema import MODELS
-from curator.store import Store
+from curator.storage import additions
+from curator.storage.store import Store
+from curator.teachers.labeling import label
 
 RESULT = Path(__file__).parent / "results" / "labeling.md"
 BATCH = 64

@@ -28,13 +28,13 @@ import torch
 from manifest import memory_gib
 from storage import installed
 
-from curator import packs
-from curator.augment import center_crop, resize
-from curator.decode import decode
-from curator.images import add_images
-from curator.reading import read_bytes
-from curator.shards import Form
-from curator.store import Store
+from curator.delivery import packs
+from curator.delivery.shards import Form
+from curator.noise.augment import center_crop, resize
+from curator.pictures.decode import decode
+from curator.pictures.images import add_images
+from curator.pictures.reading import read_bytes
+from curator.storage.store import Store
 
 RESULT = Path(__file__).parent / "results" / "packing.md"
 FORMS = [Form(256, 80), Form(256, 90), Form(256, 95), Form(320, 90), Form(None)]

@@ -2,7 +2,7 @@
 
     20 pictures of ImageNet -> EfficientNet-lite0, attacked by curator, torchattacks, foolbox -> pixels compared
                             -> each kind and severity by curator, by imagecorruptions -> pixels, distances, errors
-    random pictures of 32 and 224 pixels --curator.corruptions, one thread--> pictures/s
+    random pictures of 32 and 224 pixels --curator.noise.corruptions, one thread--> pictures/s
 
     python benchmarks/robustness.py [--packages DIR] [--draws 5] [--write]
 
@@ -35,9 +35,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from curator import attacks, corruptions, digital
 from curator.draws import Lots
-from curator.network import Network
+from curator.measures import attacks
+from curator.networks.network import Network
+from curator.noise import corruptions, digital
 
 RESULT = Path(__file__).parent / "results" / "robustness.md"
 PACKAGES = (

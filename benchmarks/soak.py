@@ -100,8 +100,8 @@ def load_passes(folder: Path, stopped: Callable[[], bool]) -> None:
 
 def label_new(folder: Path, stopped: Callable[[], bool]) -> None:
     """Labels what is new, again and again, in one process."""
-    from curator import labeling
-    from curator.store import Store
+    from curator.storage.store import Store
+    from curator.teachers import labeling
 
     store = Store(folder / "store")
     while not stopped():
@@ -112,7 +112,7 @@ def label_new(folder: Path, stopped: Callable[[], bool]) -> None:
 
 def read_again(folder: Path, stopped: Callable[[], bool]) -> None:
     """Connects again and again; counts never go down, and no label is without its image."""
-    from curator.store import Store
+    from curator.storage.store import Store
 
     store, before = Store(folder / "store"), 0
     query = (

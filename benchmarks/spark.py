@@ -28,7 +28,8 @@ from pathlib import Path
 import numpy as np
 from manifest import memory_gib
 
-from curator import additions, building, policies
+from curator.curation import building, policies
+from curator.storage import additions
 
 sys.path.insert(0, str(Path(__file__).parent / "selection"))
 
@@ -75,9 +76,9 @@ def fill(path: Path, rows: int) -> None:
     import pool
     import pyarrow as pa
 
-    from curator.labels import PartWriter, publish
+    from curator.generations.labels import PartWriter, publish
     from curator.schema import IMAGES
-    from curator.store import Store
+    from curator.storage.store import Store
 
     pool.make(path, rows, True)
     store = Store(path)
@@ -99,8 +100,8 @@ def fill(path: Path, rows: int) -> None:
 
 def builds(path: Path, rows: int, names: list[str], master: str) -> None:
     """Builds a manifest with each policy and engine, and prints what came of it, a line of JSON each."""
-    from curator import manifests, spark
-    from curator.store import Store
+    from curator.curation import manifests, spark
+    from curator.storage.store import Store
 
     store = Store(path)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:

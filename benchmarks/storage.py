@@ -29,8 +29,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from manifest import memory_gib
 
-from curator import softlabels
-from curator.labels import PartWriter
+from curator.generations import softlabels
+from curator.generations.labels import PartWriter
 from curator.names import MOST_CLASSES
 
 RESULT = Path(__file__).parent / "results" / "storage.md"

@@ -1,6 +1,6 @@
 """What training adds to the bare network: images a second of `train` against the same steps on a batch in memory.
 
-    pictures -> store --curator.training.train--> images a second, share of the time spent waiting
+    pictures -> store --curator.runs.training.train--> images a second, share of the time spent waiting
     recipe -> network, optimiser, average --the same steps on one batch that is there already--> images a second
 
     python benchmarks/training.py [--seconds 20] [--runs 3] [--work DIR] [--write]
@@ -25,14 +25,15 @@ import numpy as np
 import torch
 from manifest import memory_gib
 
-from curator import network, optimization, phases, recipes
-from curator.batches import Batch
-from curator.images import add_images
+from curator.loading.batches import Batch
+from curator.loading.rows import Rows
+from curator.networks import network, recipes
+from curator.pictures.images import add_images
 from curator.ranks import Ranks
-from curator.rows import Rows
-from curator.steps import Steps
-from curator.store import Store
-from curator.training import train
+from curator.runs import optimization, phases
+from curator.runs.steps import Steps
+from curator.runs.training import train
+from curator.storage.store import Store
 
 RESULT = Path(__file__).parent / "results" / "training.md"
 CLASSES = 10

@@ -9,7 +9,11 @@ __all__ = ["ManifestLoader", "ManifestReader", "Store"]
 # This module is the front door and the foundation at once: every module imports it before itself. So the names for
 # programs are looked up when they are asked for - `import curator` loads nothing, and no module comes before its turn -
 # and `__init__.pyi` tells type checkers and editors what they are.
-_MODULES = {"ManifestLoader": "curator.loader", "ManifestReader": "curator.timm_reader", "Store": "curator.store"}
+_MODULES = {
+    "ManifestLoader": "curator.loading.loader",
+    "ManifestReader": "curator.loading.timm_reader",
+    "Store": "curator.storage.store",
+}
 
 
 def __getattr__(name: str) -> Any:

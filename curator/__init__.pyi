@@ -1,6 +1,6 @@
-from curator.loader import ManifestLoader as ManifestLoader
-from curator.store import Store as Store
-from curator.timm_reader import ManifestReader as ManifestReader
+from curator.loading.loader import ManifestLoader as ManifestLoader
+from curator.loading.timm_reader import ManifestReader as ManifestReader
+from curator.storage.store import Store as Store
 
 __version__: str
 __all__ = ["ManifestLoader", "ManifestReader", "Store"]

@@ -109,7 +109,7 @@ def run(arguments: list[str] | None = None) -> int:
 
 def _repeated() -> int:
     """Requests that were made again: a bucket may be asked for too much."""
-    bucket = sys.modules.get("curator.bucket")
+    bucket = sys.modules.get("curator.storage.bucket")
     return bucket.repeated() if bucket is not None else 0
 
 

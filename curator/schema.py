@@ -76,7 +76,7 @@ LABELS = Table(
         Column("margin", pa.float32(), "top-1 minus top-2 probability"),
         Column("entropy", pa.float32(), "-sum p ln p over all classes, in nats"),
         Column("top_classes", _CLASSES, "the kept classes, most probable first"),
-        Column("top_probs", _PROBS, "their probabilities, rounded, see curator/softlabels.py"),
+        Column("top_probs", _PROBS, "their probabilities, rounded, see curator/generations/softlabels.py"),
         Column("tail", pa.float32(), "probability mass outside the kept classes, rounded too"),
     ),
 )

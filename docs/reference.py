@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import typer
 
 from curator import cli, schema
-from curator.store import Store
+from curator.storage.store import Store
 
 DOCS = Path(__file__).resolve().parent
 NOTE = "<!-- Written by docs/reference.py from the code: change it there, then `make reference`. -->"

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 from browser import CHROMIUM, Tab, serve  # noqa: E402
 
-from curator.store import Store  # noqa: E402
+from curator.storage.store import Store  # noqa: E402
 
 PICTURES = ROOT / "docs" / "pictures"
 CURATOR = Path(sys.executable).with_name("curator")

@@ -99,7 +99,7 @@ def environment(server: Server, cache: Path) -> dict[str, str]:
 
 def upload(folder: Path, url: str) -> str:
     """Copies a folder into a bucket as it is."""
-    from curator.bucket import Bucket
+    from curator.storage.bucket import Bucket
 
     for file in sorted(folder.rglob("*")):
         if file.is_file():

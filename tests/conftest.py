@@ -25,9 +25,9 @@ import pytest
 from hypothesis import settings
 
 from curator import cli
-from curator.images import add_images
-from curator.labels import import_labels
-from curator.store import Store
+from curator.generations.labels import import_labels
+from curator.pictures.images import add_images
+from curator.storage.store import Store
 
 pytest_plugins = ["bucket"]  # a server for all modules
 # What CI tries is the same each time, so that a change is judged by itself; elsewhere every run looks for new cases.

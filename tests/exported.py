@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pictures import picture, write
 
-from curator import building, manifests
-from curator.images import add_images
-from curator.labels import import_labels
-from curator.store import Store
+from curator.curation import building, manifests
+from curator.generations.labels import import_labels
+from curator.pictures.images import add_images
+from curator.storage.store import Store
 
 # Two of them are one where unfit characters are replaced by one fit one, three where some file system folds the case.
 CLASSES = ["cat", "Cat", ".cat", "a/b", "a%2Fb", "a:b "]

@@ -90,7 +90,8 @@ if __name__ == "__main__":
     import pyarrow.dataset  # noqa: F401
     import timm  # noqa: F401
 
-    from curator import cli, training  # noqa: F401
+    from curator import cli
+    from curator.runs import training  # noqa: F401
 
     serve(sys.argv[1])
     cli.main()

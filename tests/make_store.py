@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from pictures import CLASSES, RECIPE, folders, picture, write
 
 from curator import cli
-from curator.store import FORMAT
+from curator.storage.store import FORMAT
 
 FIXTURES = Path(__file__).resolve().parent / "fixtures"
 # A network of tests/pictures.py, whose weights take 2 kB.

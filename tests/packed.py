@@ -14,12 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from curator import building, packs
-from curator.images import add_images
-from curator.labels import import_labels
-from curator.reading import read_bytes
-from curator.shards import Form
-from curator.store import Store
+from curator.curation import building
+from curator.delivery import packs
+from curator.delivery.shards import Form
+from curator.generations.labels import import_labels
+from curator.pictures.images import add_images
+from curator.pictures.reading import read_bytes
+from curator.storage.store import Store
 
 SMALL = Form(32, 90)
 

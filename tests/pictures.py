@@ -24,11 +24,12 @@ import pyarrow.parquet as pq
 import torch
 from torch import nn
 
-from curator import building, labeling
-from curator.images import add_images
-from curator.labels import import_labels
-from curator.store import Store
-from curator.training import Trained, train
+from curator.curation import building
+from curator.generations.labels import import_labels
+from curator.pictures.images import add_images
+from curator.runs.training import Trained, train
+from curator.storage.store import Store
+from curator.teachers import labeling
 
 # The cores are the test machine's: threads that wait for each other are slow, and one thread always adds up alike.
 torch.set_num_threads(1)

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from curator import policies, queries
+from curator import queries
+from curator.curation import policies
 from curator.schema import LABELS
 
 

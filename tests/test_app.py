@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from browser import Tab, browser, serve  # noqa: F401 - a fixture
 
-from curator.store import Store
+from curator.storage.store import Store
 
 APP = Path(__file__).resolve().parent.parent / "app"
 # What pages share; a page imports of the app nothing else.

@@ -11,9 +11,9 @@ from browser import Tab, browser, serve  # noqa: F401 - a fixture
 from bucket import SECRET, Server, upload
 from test_app_review import pictured, press  # noqa: F401 - a fixture
 
+from curator.decisions.session import Session
 from curator.schema import TABLES
-from curator.session import Session
-from curator.store import Store
+from curator.storage.store import Store
 
 METHODS = ("GET", "PUT", "HEAD")
 DECIDED = "select uri, decision from reviews join images using (image_id) order by decided_at"

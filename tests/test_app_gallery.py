@@ -14,11 +14,11 @@ import pytest
 from browser import Tab, browser, serve  # noqa: F401 - a fixture
 from streamlit.testing.v1 import AppTest
 
-from curator import building
-from curator.images import add_images
-from curator.labels import import_labels
-from curator.reviews import add_review
-from curator.store import Store
+from curator.curation import building
+from curator.decisions.reviews import add_review
+from curator.generations.labels import import_labels
+from curator.pictures.images import add_images
+from curator.storage.store import Store
 
 HOSTILE = "<b>bold</b> [a](http://x) **c** `d` $e$ :red[f] | g\nh \u202ei"
 NAMES = ["cat", "dog", HOSTILE]

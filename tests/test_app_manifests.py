@@ -14,9 +14,9 @@ from conftest import Answer
 from streamlit.testing.v1 import AppTest
 from traces import prints
 
-from curator import building, comparison, manifests
-from curator.reviews import add_review
-from curator.store import Store
+from curator.curation import building, comparison, manifests
+from curator.decisions.reviews import add_review
+from curator.storage.store import Store
 
 
 @pytest.fixture(scope="module")

@@ -16,13 +16,15 @@ from curator.app.live import live
 from pictures import folders
 from streamlit.testing.v1 import AppTest
 
-from curator import audit, building, calibration, disagreement, queries
-from curator.images import add_images
-from curator.journal import Journal
-from curator.labels import import_labels
-from curator.reviews import add_review
+from curator import queries
+from curator.curation import building
+from curator.decisions.reviews import add_review
+from curator.generations.labels import import_labels
+from curator.pictures.images import add_images
+from curator.quality import audit, calibration, disagreement
+from curator.runs.journal import Journal
 from curator.schema import METRICS
-from curator.store import Store
+from curator.storage.store import Store
 
 # The second name would be markup, end a text in an expression, or run off, were it not shown as text.
 NAMES = ("bar", "a '\\' <b>*disc*</b> $x$", "square")

@@ -13,14 +13,14 @@ from browser import Tab, browser, serve  # noqa: F401 - a fixture
 from streamlit.testing.v1 import AppTest
 from test_labels import write
 
-from curator import building
-from curator.audit import audit
-from curator.images import add_images
-from curator.labels import import_labels
-from curator.reviews import add_review, login
+from curator.curation import building
+from curator.decisions.reviews import add_review, login
+from curator.generations.labels import import_labels
+from curator.pictures.images import add_images
+from curator.quality.audit import audit
+from curator.quality.worklist import worklist
 from curator.schema import DUPLICATES
-from curator.store import Store
-from curator.worklist import worklist
+from curator.storage.store import Store
 
 HOSTILE = "<b>x<i> **bold** `code`\u202e"
 CLASSES = ["cat", "<img src=x onerror=alert(1)> *dog*", "owl"]

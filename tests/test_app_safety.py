@@ -16,11 +16,11 @@ import pytest
 import simplejpeg
 from browser import Tab, browser, serve  # noqa: F401 - a fixture
 
-from curator import building
-from curator.images import add_images
-from curator.labels import import_labels
-from curator.reviews import add_review
-from curator.store import Store
+from curator.curation import building
+from curator.decisions.reviews import add_review
+from curator.generations.labels import import_labels
+from curator.pictures.images import add_images
+from curator.storage.store import Store
 
 NAVIGATION = Path(__file__).resolve().parent.parent / "app" / "navigation.py"
 PAGES = re.findall(r'url_path="(\w+)"', NAVIGATION.read_text())

@@ -19,9 +19,11 @@ import pytest
 from browser import Tab, browser, serve  # noqa: F401 - a fixture
 from streamlit.testing.v1 import AppTest
 
-from curator import building, queries, sandboxed
-from curator.reviews import add_review
-from curator.store import Store
+from curator import queries
+from curator.curation import building
+from curator.decisions.reviews import add_review
+from curator.serving import sandboxed
+from curator.storage.store import Store
 
 QUERY = (
     "select image_id, uri, l.class_name, confidence from labels as l join images using (image_id)"
@@ -60,7 +62,7 @@ def queries_of(url: str) -> int:
     found = [line.split(None, 2) for line in listed.splitlines()]
     port = url.rpartition(":")[2]
     servers = {pid for pid, _, args in found if f"--server.port={port}" in args}
-    return sum(parent in servers and "curator.sandboxed" in args for _, parent, args in found)
+    return sum(parent in servers and "curator.serving.sandboxed" in args for _, parent, args in found)
 
 
 @pytest.mark.parametrize("name", queries.names("examples"))

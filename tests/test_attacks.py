@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from curator.attacks import fgsm, pgd, starts
-from curator.network import Network
+from curator.measures.attacks import fgsm, pgd, starts
+from curator.networks.network import Network
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 

@@ -16,15 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_labels import write
 
-from curator import additions, building
-from curator import audit as audits
-from curator.audit import Estimate, Stratum, audit, estimate
+from curator.curation import building
+from curator.decisions.reviews import add_review, add_reviews
 from curator.errors import InputError
-from curator.images import add_images
-from curator.labels import import_labels
-from curator.reviews import add_review, add_reviews
+from curator.generations.labels import import_labels
+from curator.pictures.images import add_images
+from curator.quality import audit as audits
+from curator.quality.audit import Estimate, Stratum, audit, estimate
 from curator.schema import DUPLICATES
-from curator.store import Store
+from curator.storage import additions
+from curator.storage.store import Store
 
 EDGES = (0.5, 0.7, 0.85, 0.95)
 

@@ -16,8 +16,8 @@ from timm.data.transforms import RandomResizedCropAndInterpolation
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.functional import resized_crop
 
-from curator import augment as module
-from curator.augment import DRAWS, Augmentation, augment, center_crop, crop_box, distort, resize
+from curator.noise import augment as module
+from curator.noise.augment import DRAWS, Augmentation, augment, center_crop, crop_box, distort, resize
 
 FILL = (128, 128, 128)
 NAMES = Augmentation(size=1).operations

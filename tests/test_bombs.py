@@ -17,9 +17,9 @@ import pytest
 from conftest import Answer
 from traces import outside, prints  # noqa: F401 - a fixture
 
-from curator import sandbox
 from curator.errors import InputError
-from curator.store import Store
+from curator.serving import sandbox
+from curator.storage.store import Store
 
 Run = Callable[..., Answer]
 
@@ -170,7 +170,7 @@ def test_who_asks_may_change_their_mind(store: Store, monkeypatch: pytest.Monkey
 def test_the_process_of_a_query_can_write_no_file(store: Store, outside: Path) -> None:  # noqa: F811
     """Not even if DuckDB could be talked into it."""
     code = (
-        "from curator import sandboxed; import pathlib\n"
+        "from curator.serving import sandboxed; import pathlib\n"
         "sandboxed._confine(10**8, 20)\n"
         "pathlib.Path('written').write_text('x')"
     )

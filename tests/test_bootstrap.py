@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from curator import bootstrap, estimates, outside
-from curator.calibration import ece, reliability
-from curator.evaluation import Answers, judge
+from curator.measures import bootstrap, estimates, outside
+from curator.measures.evaluation import Answers, judge
+from curator.quality.calibration import ece, reliability
 
 
 def test_resamples() -> None:

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import PROBS
 
-from curator import browse
-from curator.images import add_images
-from curator.labels import import_labels
-from curator.store import Store
+from curator.generations import browse
+from curator.generations.labels import import_labels
+from curator.pictures.images import add_images
+from curator.storage.store import Store
 
 URIS = [f"pool/{name}.jpg" for name in PROBS]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from bucket import SECRET, Server
 
-from curator import bucket as buckets
-from curator.bucket import Bucket, check_url, is_url
-from curator.cache import Cache
 from curator.errors import InputError, StoreError
+from curator.storage import bucket as buckets
+from curator.storage.bucket import Bucket, check_url, is_url
+from curator.storage.cache import Cache
 
 
 @pytest.fixture

@@ -26,22 +26,25 @@ from bucket import Server, upload
 from conftest import CLASSES
 from pictures import wait_for
 
-from curator import additions, inference, packs, queries
-from curator.bucket import AT_ONCE
-from curator.building import build
-from curator.confirmation import look
-from curator.decode import UnreadableImage
+from curator import queries
+from curator.curation.building import build
+from curator.delivery import packs
+from curator.delivery.exports import export
+from curator.delivery.shards import Form
 from curator.errors import InputError
-from curator.exports import export
-from curator.images import add_images
-from curator.labels import import_labels
-from curator.loader import ManifestLoader
-from curator.reading import Reader
+from curator.generations.labels import import_labels
+from curator.loading.loader import ManifestLoader
+from curator.loading.timm_reader import ManifestReader
+from curator.networks import inference
+from curator.pictures.decode import UnreadableImage
+from curator.pictures.images import add_images
+from curator.pictures.reading import Reader
+from curator.pictures.thumbnails import Thumbnails
+from curator.repeats.confirmation import look
 from curator.schema import REVIEWS, TABLES
-from curator.shards import Form
-from curator.store import ABSENT, Store
-from curator.thumbnails import Thumbnails
-from curator.timm_reader import ManifestReader
+from curator.storage import additions
+from curator.storage.bucket import AT_ONCE
+from curator.storage.store import ABSENT, Store
 
 SLOW = {"method": "GET", "match": "pictures/.*jpg", "kind": "slow", "seconds": 0.2, "times": 10**6}
 NAMES = [f"pictures/{number:02}.jpg" for number in range(40)]

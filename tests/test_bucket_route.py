@@ -16,15 +16,18 @@ from bucket import SECRET, Server, upload
 from conftest import Answer
 from pictures import CLASSES, OWN, Watched, picture, wait_for, weights_hash, write
 
-from curator import additions, checkpoints, inference, labeling, network, packs
-from curator.bucket import Bucket
-from curator.delta import CommitRaced
+from curator.delivery import packs
+from curator.delivery.shards import Form
 from curator.errors import StoreError
-from curator.images import add_images
-from curator.labeling import label
-from curator.shards import Form
-from curator.store import Store
-from curator.training import train
+from curator.networks import checkpoints, inference, network
+from curator.pictures.images import add_images
+from curator.runs.training import train
+from curator.storage import additions
+from curator.storage.bucket import Bucket
+from curator.storage.delta import CommitRaced
+from curator.storage.store import Store
+from curator.teachers import labeling
+from curator.teachers.labeling import label
 
 Run = Callable[..., Answer]
 
@@ -93,7 +96,7 @@ def test_a_picture_that_is_missing_is_named_and_a_bucket_that_breaks_is_not_its_
     done = add_images(store, f"{bucket}/lost/list.csv", "unlabeled")
     assert (done.added, done.problems) == (2, [{"uri": "lost/2.png", "problem": "No such object"}])
     Bucket(bucket).put("lost/more.csv", b"uri\nlost/3.png\n")
-    monkeypatch.setattr("curator.bucket._patience_s", 0.2)
+    monkeypatch.setattr("curator.storage.bucket._patience_s", 0.2)
     server.breaks({"method": "GET", "match": "lost/3.png", "kind": "503", "times": 1000})
     with pytest.raises(Exception, match="cannot be used"):
         add_images(store, f"{bucket}/lost/more.csv", "unlabeled")

@@ -19,13 +19,13 @@ from bucket import SECRET, Server, upload
 from conftest import CLASSES, PROBS, Answer
 from pictures import wait_for
 
-from curator import bucket as buckets
-from curator import manifests
-from curator.bucket import Bucket
+from curator.curation import manifests
 from curator.errors import CuratorError, InputError, StoreError
-from curator.images import add_images
-from curator.labels import import_labels
-from curator.store import Store
+from curator.generations.labels import import_labels
+from curator.pictures.images import add_images
+from curator.storage import bucket as buckets
+from curator.storage.bucket import Bucket
+from curator.storage.store import Store
 
 Run = Callable[..., Answer]
 COMMITS = "_delta_log/0"
@@ -119,7 +119,7 @@ def test_commits_of_four_at_once_lose_nothing(there: Store, tmp_path: Path) -> N
         listing(tmp_path / f"{n}.parquet", *(f"more/{i}.jpg" for i in range(20 * n, 20 * n + 40))) for n in range(4)
     ]
     code = (
-        "import sys; from curator.store import Store; from curator.images import add_images\n"
+        "import sys; from curator.storage.store import Store; from curator.pictures.images import add_images\n"
         "for part in sys.argv[2:]: add_images(Store(sys.argv[1]), part, 'unlabeled', scan=False)"
     )
     order = [[files[n], files[(n + 1) % 4]] for n in range(4)]

@@ -16,13 +16,15 @@ from conftest import Answer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curator import calibration, queries, reliability, softlabels
-from curator.account import wilson
+from curator import queries
+from curator.curation.account import wilson
+from curator.decisions.reviews import add_review
 from curator.errors import InputError
-from curator.images import add_images
-from curator.labels import import_labels
-from curator.reviews import add_review
-from curator.store import Store
+from curator.generations import softlabels
+from curator.generations.labels import import_labels
+from curator.pictures.images import add_images
+from curator.quality import calibration, reliability
+from curator.storage.store import Store
 
 NAMES = ("cat", "dog", "owl", "fox")
 N, SHARPENED = 400, 2.0

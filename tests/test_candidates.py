@@ -16,14 +16,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pictures import picture, write
 
-from curator import account, additions, building, duplicates, manifests, selection
+from curator.curation import account, building, manifests, selection
+from curator.curation.explanation import explain
+from curator.curation.parameters import Parameters
+from curator.decisions.reviews import add_review
 from curator.errors import InputError
-from curator.explanation import explain
-from curator.images import add_images
-from curator.parameters import Parameters
-from curator.reviews import add_review
+from curator.pictures.images import add_images
+from curator.repeats import duplicates
 from curator.schema import CALIBRATIONS, DUPLICATES, MANIFESTS
-from curator.store import ABSENT, Store
+from curator.storage import additions
+from curator.storage.store import ABSENT, Store
 
 WHEN = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from curator import checkpoints, progress
+from curator import progress
 from curator.errors import InputError
+from curator.networks import checkpoints
 
 WEIGHTS = {"network": {"w": torch.arange(6.0).view(2, 3), "n": torch.tensor(3)}, "average": {"w": torch.ones(2)}}
 

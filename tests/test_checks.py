@@ -12,12 +12,13 @@ from conftest import Answer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curator import building, checks, digests, manifests, queries, quota
+from curator import digests, queries
+from curator.curation import building, checks, manifests, quota
+from curator.decisions.reviews import add_review
 from curator.errors import InputError
-from curator.images import add_images
-from curator.reviews import add_review
+from curator.pictures.images import add_images
 from curator.schema import MANIFEST_ROW
-from curator.store import Store
+from curator.storage.store import Store
 
 ROW_CHECKS = {
     *("class_sum", "holdout_leak", "probability_mass", "rejected_image", "repeated_image", "row_order"),

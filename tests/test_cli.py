@@ -23,14 +23,14 @@ from curator import cli
 from curator.cli import run
 from curator.commands import app
 from curator.errors import DiskFull
-from curator.images import add_images
-from curator.store import Store
+from curator.pictures.images import add_images
+from curator.storage.store import Store
 
 Run = Callable[..., Answer]
 PROGRAM = Path(sys.executable).with_name("curator")
 COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
-SMALL_CHUNKS = "import curator.images, curator.cli; curator.images._CHUNK = 10; curator.cli.main()"
+SMALL_CHUNKS = "import curator.pictures.images, curator.cli; curator.pictures.images._CHUNK = 10; curator.cli.main()"
 
 # Runs inside a mount namespace of its own, on a disk of 3 MB; prints what each attempt did as JSON.
 FULL_DISK = """
@@ -224,7 +224,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(path: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("curator.store.Store.__init__", lambda self, path: broken(path))
+    monkeypatch.setattr("curator.storage.store.Store.__init__", lambda self, path: broken(path))
     with pytest.raises(ZeroDivisionError):
         run(["sql", "select 1"])
 

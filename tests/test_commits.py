@@ -12,11 +12,12 @@ import pytest
 from test_images import SMALL_CHUNKS, picture, tree
 from test_store import listing
 
-from curator import commits, delta
-from curator.commits import ImageCommits
-from curator.delta import CommitRaced, paths_of
+from curator.pictures import commits
+from curator.pictures.commits import ImageCommits
 from curator.schema import IMAGES
-from curator.store import Store
+from curator.storage import delta
+from curator.storage.delta import CommitRaced, paths_of
+from curator.storage.store import Store
 
 
 def images(*rows: tuple[int, str, str]) -> pa.Table:
@@ -73,9 +74,9 @@ def test_ctrl_c_after_the_commit_keeps_its_file(tmp_path: Path, monkeypatch: pyt
 def test_four_processes_appending_at_once_lose_nothing(store: Store, ids: dict[str, int], tmp_path: Path) -> None:
     program = """
 import sys
-from curator import reviews
-from curator.images import add_images
-from curator.store import Store
+from curator.decisions import reviews
+from curator.pictures.images import add_images
+from curator.storage.store import Store
 store = Store(sys.argv[1])
 for i in range(3):
     reviews.add_review(store, int(sys.argv[2]), "accept", reviewer=f"{sys.argv[3]}-{i}")

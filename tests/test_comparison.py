@@ -9,10 +9,11 @@ from conftest import Answer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curator import building, comparison, queries
+from curator import queries
+from curator.curation import building, comparison
+from curator.decisions.reviews import add_review
 from curator.errors import InputError
-from curator.reviews import add_review
-from curator.store import Store
+from curator.storage.store import Store
 
 Rows = dict[int, tuple[int, int]]  # image_id -> label, copies
 

@@ -21,13 +21,14 @@ from deltalake.transaction import AddAction
 from pictures import picture, write
 
 from curator import __version__ as version
-from curator import queries, reviews
-from curator.building import build
-from curator.images import add_images
-from curator.labels import import_labels
-from curator.manifests import find
+from curator import queries
+from curator.curation.building import build
+from curator.curation.manifests import find
+from curator.decisions import reviews
+from curator.generations.labels import import_labels
+from curator.pictures.images import add_images
 from curator.schema import FOLDERS, LATER, TABLES
-from curator.store import FORMAT, Store
+from curator.storage.store import FORMAT, Store
 
 Run = Callable[..., Answer]
 KEPT = Path(__file__).parent / "fixtures" / f"store-{FORMAT}"

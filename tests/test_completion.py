@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from curator.store import FORMAT
+from curator.storage.store import FORMAT
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = Path(__file__).parent / "fixtures" / f"store-{FORMAT}"

@@ -20,12 +20,14 @@ from conftest import CLASSES, read_lineage
 from test_labels import ROWS, URIS, generation, write
 from test_manifests import files_of
 
-from curator import additions, building, label_file, labels, manifests, softlabels
-from curator.delta import CommitRaced
-from curator.images import add_images
-from curator.labels import import_labels
+from curator.curation import building, manifests
+from curator.generations import label_file, labels, softlabels
+from curator.generations.labels import import_labels
+from curator.pictures.images import add_images
 from curator.schema import IMAGES
-from curator.store import Store
+from curator.storage import additions
+from curator.storage.delta import CommitRaced
+from curator.storage.store import Store
 
 PROGRAM = Path(sys.executable).with_name("curator")
 

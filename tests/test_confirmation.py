@@ -18,12 +18,13 @@ from PIL import Image
 from test_duplicates import FLIP, jpeg, scene
 from test_images import tree
 
-from curator import confirmation, demo, duplicates, likeness, neighbors
-from curator.decode import scan
-from curator.duplicates import Rule, find, last_scan
-from curator.images import add_images
-from curator.likeness import Thumbnail, are_copies, thumbnail
-from curator.store import Store
+from curator.pictures.decode import scan
+from curator.pictures.images import add_images
+from curator.repeats import confirmation, duplicates, likeness, neighbors
+from curator.repeats.duplicates import Rule, find, last_scan
+from curator.repeats.likeness import Thumbnail, are_copies, thumbnail
+from curator.rounds import demo
+from curator.storage.store import Store
 
 Run = Callable[..., Answer]
 Change = Callable[[Image.Image, np.random.Generator], Image.Image]

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import RECIPE
 
-from curator import recipes
 from curator.errors import InputError
-from curator.recipes import Recipe
+from curator.networks import recipes
+from curator.networks.recipes import Recipe
 
 FINETUNE = "finetune={resolution=24, steps=5, learning_rate=1e-4}"
 

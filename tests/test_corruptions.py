@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from curator import blurs, digital, noises, weather
-from curator.corruptions import KINDS, SEVERITIES, corrupt, parameters
 from curator.draws import Lots
 from curator.errors import InputError
+from curator.noise import blurs, digital, noises, weather
+from curator.noise.corruptions import KINDS, SEVERITIES, corrupt, parameters
 
 FIXED = {"defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression"}
 

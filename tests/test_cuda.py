@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from test_ranks import run
 
 from curator.errors import CuratorError
-from curator.labeling import label
-from curator.robustness import Wanted, evaluate
-from curator.store import Store
+from curator.measures.robustness import Wanted, evaluate
+from curator.storage.store import Store
+from curator.teachers.labeling import label
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageDraw, ImageFile, ImageOps
 
-from curator import decode as module
-from curator.decode import Scan, UnreadableImage, decode, scan
+from curator.pictures import decode as module
+from curator.pictures.decode import Scan, UnreadableImage, decode, scan
 
 
 def photograph(width: int, height: int, seed: int = 0) -> Image.Image:

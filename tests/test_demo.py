@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from conftest import Answer
 
-from curator import cli, demo
+from curator import cli
 from curator.commands import app
+from curator.rounds import demo
 
 
 def names(folder: Path, part: str) -> set[str]:

@@ -16,12 +16,13 @@ import pytest
 from conftest import CLASSES, PROBS, Answer
 from test_labels import URIS, write
 
-from curator import disagreement, drift
-from curator.disagreement import between
 from curator.errors import InputError
-from curator.images import add_images
-from curator.labels import import_labels
-from curator.store import Store
+from curator.generations import drift
+from curator.generations.labels import import_labels
+from curator.pictures.images import add_images
+from curator.quality import disagreement
+from curator.quality.disagreement import between
+from curator.storage.store import Store
 
 # In the second generation c is a dog, d an owl, e is hardly sure of dog any more; the others stay as they were.
 SECOND = PROBS | {"c": (0.10, 0.85, 0.05), "d": (0.10, 0.10, 0.80), "e": (0.30, 0.40, 0.30)}

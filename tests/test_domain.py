@@ -10,13 +10,13 @@ import pytest
 from conftest import Answer
 from test_labels import write
 
-from curator import additions
-from curator.domain import domain
-from curator.images import add_images
-from curator.labels import import_labels
-from curator.reviews import add_review
+from curator.decisions.reviews import add_review
+from curator.generations.labels import import_labels
+from curator.pictures.images import add_images
+from curator.quality.domain import domain
 from curator.schema import EMBEDDINGS
-from curator.store import Store
+from curator.storage import additions
+from curator.storage.store import Store
 
 SURE, UNSURE = (0.97, 0.02, 0.01), (0.35, 0.33, 0.32)
 # path, split, probabilities

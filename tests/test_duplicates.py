@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_images import tree
 
-from curator import duplicates, neighbors, queries
-from curator.delta import CommitRaced
-from curator.duplicates import Rule, find, last_scan
+from curator import queries
 from curator.errors import InputError
-from curator.images import add_images
-from curator.store import ABSENT, Store
+from curator.pictures.images import add_images
+from curator.repeats import duplicates, neighbors
+from curator.repeats.duplicates import Rule, find, last_scan
+from curator.storage.delta import CommitRaced
+from curator.storage.store import ABSENT, Store
 
 Run = Callable[..., Answer]
 
@@ -150,7 +151,7 @@ def test_groups_are_the_connected_ones(links: list[tuple[int, int]]) -> None:
 
 
 def test_a_mirrored_hash_is_near_the_one_derived() -> None:
-    from curator.decode import scan
+    from curator.pictures.decode import scan
 
     apart, strangers = [], []
     for seed in range(40):
@@ -163,7 +164,7 @@ def test_a_mirrored_hash_is_near_the_one_derived() -> None:
 
 @pytest.mark.parametrize("size", [(1200, 900), (300, 500), (100, 70), (40, 30), (1000, 20)])
 def test_a_large_jpeg_is_hashed_at_a_smaller_scale(size: tuple[int, int]) -> None:
-    from curator.decode import UnreadableImage, decode, scan
+    from curator.pictures.decode import UnreadableImage, decode, scan
 
     data = jpeg(scene(3).resize(size, Image.Resampling.BICUBIC))
     buffer = io.BytesIO()

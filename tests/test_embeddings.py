@@ -14,14 +14,16 @@ from conftest import Answer
 from pictures import NOISY, teach, world
 from safetensors.torch import load_file
 
-from curator import embedding, neighbors, network
-from curator.augment import center_crop
-from curator.decode import decode
-from curator.duplicates import Rule, find
-from curator.embedding import embed, packed
 from curator.errors import InputError
-from curator.images import add_images
-from curator.store import Store
+from curator.networks import network
+from curator.noise.augment import center_crop
+from curator.pictures.decode import decode
+from curator.pictures.images import add_images
+from curator.repeats import neighbors
+from curator.repeats.duplicates import Rule, find
+from curator.storage.store import Store
+from curator.teachers import embedding
+from curator.teachers.embedding import embed, packed
 
 Run = Callable[..., Answer]
 

@@ -14,12 +14,14 @@ import torch
 from pictures import picture, teach, world, write
 from torch import nn
 
-from curator import engines, inference, labels, network, progress
+from curator import progress
 from curator.errors import CuratorError, InputError
-from curator.images import add_images
-from curator.labeling import label
-from curator.network import Network
-from curator.store import Store
+from curator.generations import labels
+from curator.networks import engines, inference, network
+from curator.networks.network import Network
+from curator.pictures.images import add_images
+from curator.storage.store import Store
+from curator.teachers.labeling import label
 
 SIZE = 16
 NORMAL = ((0.4, 0.5, 0.6), (0.2, 0.3, 0.4))

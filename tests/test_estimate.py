@@ -8,10 +8,11 @@ import torch
 from pictures import judged
 from torch import nn
 
-from curator import estimate, recipes
+from curator.decisions.reviews import add_review
 from curator.errors import InputError
-from curator.reviews import add_review
-from curator.store import Store
+from curator.networks import recipes
+from curator.runs import estimate
+from curator.storage.store import Store
 
 SMALL = ["finetune={resolution=24, steps=4, learning_rate=1e-4, labeled_batch=5, frozen=['conv1']}"]
 

@@ -12,13 +12,13 @@ from conftest import Answer
 from pictures import CLASSES, picture, teach, world, write
 from torch import nn
 
-from curator import inference, network
-from curator.account import wilson
+from curator.curation.account import wilson
 from curator.errors import InputError
-from curator.evaluation import evaluate
-from curator.images import add_images
-from curator.labeling import label
-from curator.store import Store
+from curator.measures.evaluation import evaluate
+from curator.networks import inference, network
+from curator.pictures.images import add_images
+from curator.storage.store import Store
+from curator.teachers.labeling import label
 
 # The class of each grey picture, by its brightness, and the probabilities that `Known` gives it. Seven classes.
 PROBS = {

@@ -8,11 +8,11 @@ import pytest
 from conftest import Answer
 from pictures import teach
 
-from curator import evaluations
 from curator.errors import InputError
-from curator.evaluation_report import write
-from curator.evaluations import Basis, figure
-from curator.store import Store
+from curator.measures import evaluations
+from curator.measures.evaluation_report import write
+from curator.measures.evaluations import Basis, figure
+from curator.storage.store import Store
 
 FOREIGN = "<script>alert(1)</script>"
 

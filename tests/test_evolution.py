@@ -13,10 +13,11 @@ import pytest
 from conftest import Answer
 from pictures import RECIPE, start, wait_for, world
 
-from curator import account, evolution, manifests, plans
 from curator.commands import evolve
+from curator.curation import account, manifests
 from curator.errors import InputError
-from curator.store import Store
+from curator.rounds import evolution, plans
+from curator.storage.store import Store
 
 # A network that starts fast and learns fast enough to tell the classes apart.
 FAST = RECIPE.replace("test_resnet", "pictures:Slow").replace("3e-3", "3e-2").replace("steps = 20", "steps = 40")
@@ -48,8 +49,8 @@ STEPS = [
 ]
 KILLED = """
     import sys, torch
-    from curator import evolution
-    from curator.store import Store
+    from curator.rounds import evolution
+    from curator.storage.store import Store
     torch.set_num_threads(1)
     evolution.evolve(Store(sys.argv[1]), sys.argv[2], checkpoint_seconds=0.02, part_seconds=0)
 """

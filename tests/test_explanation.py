@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import PROBS, Answer
 
-from curator import account, building, explanation, manifests
+from curator.curation import account, building, explanation, manifests
+from curator.decisions.reviews import add_review
 from curator.errors import InputError
-from curator.images import add_images
-from curator.labels import import_labels
-from curator.reviews import add_review
-from curator.store import Store
+from curator.generations.labels import import_labels
+from curator.pictures.images import add_images
+from curator.storage.store import Store
 
 
 @pytest.fixture

@@ -11,11 +11,12 @@ import pytest
 from exported import publish, read_tars, rows_of, tree, world
 from pictures import picture, start, wait_for, write
 
-from curator import building, exports, manifests
+from curator.curation import building, manifests
+from curator.delivery import exports
+from curator.delivery.exports import FORMATS, TABLES, export
 from curator.errors import InputError
-from curator.exports import FORMATS, TABLES, export
-from curator.images import add_images
-from curator.store import Store
+from curator.pictures.images import add_images
+from curator.storage.store import Store
 
 
 @pytest.fixture(scope="module")

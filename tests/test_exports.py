@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 from pictures import picture, write
 from PIL import Image
 
-from curator import building, manifests
+from curator.curation import building, manifests
+from curator.delivery.exports import FORMATS, TABLES, export
+from curator.delivery.samples import folder_name
 from curator.errors import InputError
-from curator.exports import FORMATS, TABLES, export
-from curator.samples import folder_name
 from curator.schema import MANIFEST_ROW
-from curator.store import Store
+from curator.storage.store import Store
 
 
 @pytest.fixture(scope="module")

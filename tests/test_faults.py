@@ -23,12 +23,15 @@ import pytest
 from conftest import Answer
 from pictures import on_a_small_disk
 
-from curator import additions, building, cli, queries, reviews
-from curator.delta import paths_of
-from curator.labels import import_labels
+from curator import cli, queries
+from curator.curation import building
+from curator.decisions import reviews
+from curator.decisions.session import Session
+from curator.generations.labels import import_labels
 from curator.schema import FOLDERS
-from curator.session import Session
-from curator.store import Store
+from curator.storage import additions
+from curator.storage.delta import paths_of
+from curator.storage.store import Store
 
 Run = Callable[..., Answer]
 KILLS = Path(__file__).parents[1] / "benchmarks" / "faults" / "run.py"
@@ -87,7 +90,7 @@ FULL = """
 import contextlib, io, json, shutil, sys
 from pathlib import Path
 from curator import cli
-from curator.store import Store
+from curator.storage.store import Store
 disk, commands = Path(sys.argv[1]), json.loads(sys.argv[3])
 world, filler = disk / "world", disk / "filler"
 def run(words):

@@ -19,13 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import OWN, Watched, picture, world, write
 
-from curator import folds, queries
+from curator import queries
+from curator.decisions.reviews import add_review
 from curator.errors import InputError
-from curator.held_out import import_held_out
-from curator.images import add_images
-from curator.reviews import add_review
-from curator.rows import Fold, Rows, labeled_rows
-from curator.store import Store
+from curator.generations.held_out import import_held_out
+from curator.loading.rows import Fold, Rows, labeled_rows
+from curator.pictures.images import add_images
+from curator.runs import folds
+from curator.storage.store import Store
 
 SHORT = [*OWN, "schedule.steps=4"]
 

@@ -34,10 +34,15 @@ from fuzz.judge import Judge
 from fuzz.weights import Runs, small
 from fuzz.world import World
 
-from curator import building, checkpoints, configuration, manifests, network, plans, recipes, reviews, sources, usersql
-from curator.decode import decode
+from curator import configuration
+from curator.curation import building, manifests, usersql
+from curator.decisions import reviews
 from curator.errors import CuratorError, InputError, StoreError
-from curator.store import Store
+from curator.networks import checkpoints, network, recipes
+from curator.pictures import sources
+from curator.pictures.decode import decode
+from curator.rounds import plans
+from curator.storage.store import Store
 
 Run = Callable[..., Answer]
 

@@ -11,12 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import CLASSES
 
-from curator import additions, building, gallery, manifests
-from curator.gallery import CHOSEN, ORDERS, REVIEWED, Filter, Gallery
-from curator.images import add_images
-from curator.labels import import_labels
+from curator.curation import building, manifests
+from curator.generations.labels import import_labels
+from curator.pictures.images import add_images
+from curator.quality import gallery
+from curator.quality.gallery import CHOSEN, ORDERS, REVIEWED, Filter, Gallery
 from curator.schema import DECISIONS, REVIEWS, SPLITS
-from curator.store import Store
+from curator.storage import additions
+from curator.storage.store import Store
 
 COUNTS = {"unlabeled": 160, "labeled": 25, "holdout": 25}
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

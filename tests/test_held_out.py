@@ -9,12 +9,12 @@ import pytest
 from conftest import CLASSES, Answer
 from test_labels import write
 
-from curator import issues
+from curator.decisions.reviews import add_review
 from curator.errors import InputError
-from curator.held_out import import_held_out
-from curator.images import add_images
-from curator.reviews import add_review
-from curator.store import Store
+from curator.generations.held_out import import_held_out
+from curator.pictures.images import add_images
+from curator.quality import issues
+from curator.storage.store import Store
 
 # The class that each labeled image is given, and its probabilities: the second cat is a dog.
 GIVEN = {

@@ -10,10 +10,11 @@ from conftest import Answer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curator import building, labels, selection
-from curator.histogram import EDGE, Histogram
-from curator.labels import import_labels
-from curator.store import Store
+from curator.curation import building, selection
+from curator.generations import labels
+from curator.generations.histogram import EDGE, Histogram
+from curator.generations.labels import import_labels
+from curator.storage.store import Store
 
 confidences = st.lists(
     st.floats(0, 1, width=32) | st.sampled_from([0.0, 0.3, float(EDGE), 0.5, 1 - 2**-24, 1.0]), min_size=1, max_size=60

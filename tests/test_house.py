@@ -9,193 +9,83 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent / "curator"
 
-# Every module of the package, from the foundation upward. A module may import those above its own line and no
-# other, inside functions too, so that the steps of the method form one route: each reads only what earlier
-# steps wrote. A new module goes in below all that it imports.
-ORDER = [
+# Every module by its folder, from the foundation upward. A module may import those before it and no other, inside
+# functions too, so that folders and the steps of the method form one route: each reads only what earlier steps wrote. A
+# new module goes in behind all that it imports.
+ORDER = {
+    "": "errors lock schema digests progress queries names draws configuration ranks signals",
+    "storage": "cache bucket blocks roots place prefix delta store additions commit_log",
+    "pictures": "commits decode reading sources images thumbnails",
+    "repeats": "neighbors likeness confirmation duplicates",
+    "generations": "softlabels histogram derived drift browse publication label_file labels held_out",
+    "decisions": "reviews session",
+    "curation": (
+        "usersql policies parameters quota selection translation spark checks manifests building account "
+        "explanation comparison"
+    ),
+    "quality": "issues calibration reliability gallery disagreement worklist audit domain",
+    "upkeep": "table_files integrity mending leftovers",
+    "reports": "plots figures page report render",
+    "noise": "noises blurs weather digital corruptions perturbations randaugment augment mixing",
+    "delivery": "samples exports shards packs",
+    "networks": "contradictions recipes checkpoints network engines inference",
+    "loading": "records rows batches loader timm_reader",
+    "measures": (
+        "bootstrap outside evaluations evaluation_plots evaluation_report evaluation estimates attacks "
+        "trial robustness contact_sheet"
+    ),
+    "runs": "phases losses optimization steps journal watch assignment estimate training folds",
+    "teachers": "labeling embedding",
+    "rounds": "objections plans evolution demo",
+    "serving": "sandbox sandboxed situation server",
+    "commands": (
+        "completion images labels manifests doctor gc report exports packs recipes models evaluation "
+        "evolve duplicates issues disagreement sql pages"
+    ),
+    "top": "cli __main__",
+}
+MODULES = [
     "__init__",
-    "errors",
-    "lock",
-    "schema",
-    "digests",
-    "progress",
-    "queries",
-    "usersql",
-    "names",
-    "cache",
-    "bucket",
-    "blocks",
-    "roots",
-    "place",
-    "prefix",
-    "delta",
-    "store",
-    "additions",
-    "commits",
-    "decode",
-    "reading",
-    "sources",
-    "images",
-    "thumbnails",
-    "neighbors",
-    "likeness",
-    "confirmation",
-    "duplicates",
-    "softlabels",
-    "histogram",
-    "derived",
-    "drift",
-    "browse",
-    "publication",
-    "label_file",
-    "labels",
-    "held_out",
-    "reviews",
-    "session",
-    "policies",
-    "parameters",
-    "quota",
-    "selection",
-    "translation",
-    "spark",
-    "checks",
-    "manifests",
-    "building",
-    "commit_log",
-    "table_files",
-    "integrity",
-    "mending",
-    "leftovers",
-    "account",
-    "issues",
-    "calibration",
-    "reliability",
-    "gallery",
-    "disagreement",
-    "explanation",
-    "comparison",
-    "plots",
-    "figures",
-    "page",
-    "report",
-    "samples",
-    "exports",
-    "render",
-    "sandbox",
-    "sandboxed",
-    "draws",
-    "bootstrap",
-    "noises",
-    "blurs",
-    "weather",
-    "digital",
-    "corruptions",
-    "perturbations",
-    "outside",
-    "evaluations",
-    "evaluation_plots",
-    "evaluation_report",
-    "randaugment",
-    "augment",
-    "shards",
-    "packs",
-    "configuration",
-    "contradictions",
-    "recipes",
-    "objections",
-    "plans",
-    "ranks",
-    "records",
-    "rows",
-    "batches",
-    "loader",
-    "timm_reader",
-    "phases",
-    "checkpoints",
-    "network",
-    "engines",
-    "inference",
-    "losses",
-    "evaluation",
-    "estimates",
-    "attacks",
-    "trial",
-    "robustness",
-    "contact_sheet",
-    "mixing",
-    "optimization",
-    "steps",
-    "journal",
-    "watch",
-    "assignment",
-    "signals",
-    "estimate",
-    "training",
-    "folds",
-    "labeling",
-    "embedding",
-    "evolution",
-    "demo",
-    "worklist",
-    "audit",
-    "domain",
-    "situation",
-    "server",
-    "commands",
-    "commands.completion",
-    "commands.images",
-    "commands.labels",
-    "commands.manifests",
-    "commands.doctor",
-    "commands.gc",
-    "commands.report",
-    "commands.exports",
-    "commands.packs",
-    "commands.recipes",
-    "commands.models",
-    "commands.evaluation",
-    "commands.evolve",
-    "commands.duplicates",
-    "commands.issues",
-    "commands.disagreement",
-    "commands.sql",
-    "commands.pages",
-    "cli",
-    "__main__",
+    *(
+        f"{folder}.{module}" if folder not in ("", "top") else module
+        for folder, inside in ORDER.items()
+        for module in (["", *inside.split()] if folder not in ("", "top") else inside.split())
+    ),
 ]
+MODULES = [module.removesuffix(".") for module in MODULES]  # a folder itself, its __init__, comes before what is in it
 
 # The modules that may import torch and timm when they are loaded. The others, the whole selection path among
 # them, work where torch is not installed: they import these only inside the functions that need them.
 TORCH = {
-    "augment",
-    "batches",
-    "loader",
-    "timm_reader",
     "ranks",
-    "phases",
-    "checkpoints",
-    "network",
-    "engines",
-    "inference",
-    "losses",
-    "mixing",
-    "optimization",
-    "steps",
-    "watch",
-    "assignment",
-    "estimate",
-    "training",
-    "folds",
-    "labeling",
-    "embedding",
-    "evaluation",
-    "estimates",
-    "attacks",
-    "trial",
-    "robustness",
-    "contact_sheet",
-    "evolution",
-    "demo",
+    "noise.augment",
+    "noise.mixing",
+    "networks.checkpoints",
+    "networks.network",
+    "networks.engines",
+    "networks.inference",
+    "loading.batches",
+    "loading.loader",
+    "loading.timm_reader",
+    "measures.evaluation",
+    "measures.estimates",
+    "measures.attacks",
+    "measures.trial",
+    "measures.robustness",
+    "measures.contact_sheet",
+    "runs.phases",
+    "runs.losses",
+    "runs.optimization",
+    "runs.steps",
+    "runs.watch",
+    "runs.assignment",
+    "runs.estimate",
+    "runs.training",
+    "runs.folds",
+    "teachers.labeling",
+    "teachers.embedding",
+    "rounds.evolution",
+    "rounds.demo",
 }
 
 # Folders that are packages only so that the wheel carries their files; they hold no code.
@@ -238,7 +128,7 @@ def at_load(node: ast.AST) -> Iterator[ast.AST]:
 def imported(nodes: Iterator[ast.AST], name: str, known: set[str]) -> set[tuple[str, int]]:
     """The modules that import statements name, each with its line; those of the package as `curator.NAME`.
 
-    `from curator import NAME` is the module NAME where there is one, else a name of `curator.__init__`.
+    `from curator.FOLDER import NAME` is the module NAME where there is one, else a name of the folder's `__init__`.
     """
     found = set()
     for node in nodes:
@@ -249,7 +139,8 @@ def imported(nodes: Iterator[ast.AST], name: str, known: set[str]) -> set[tuple[
             if node.level:
                 above = f"curator.{name}".split(".")[: -node.level]
                 base = ".".join([*above, *([node.module] if node.module else [])])
-            dotted = [f"{base}.{alias.name}" for alias in node.names] if base == "curator" else [base]
+            named = [f"{base}.{alias.name}" for alias in node.names]
+            dotted = [each if base == "curator" or each.removeprefix("curator.") in known else base for each in named]
         else:
             continue
         for target in dotted:
@@ -263,35 +154,35 @@ def imported(nodes: Iterator[ast.AST], name: str, known: set[str]) -> set[tuple[
 
 def test_import_direction() -> None:
     trees = modules()
-    unplaced = sorted(trees.keys() - set(ORDER))
+    unplaced = sorted(trees.keys() - set(MODULES))
     assert not unplaced, f"place {', '.join(unplaced)} in ORDER of {__file__}, below all that it imports"
-    assert len(ORDER) == len(set(ORDER)), "a module stands in ORDER twice"
-    gone = sorted(set(ORDER) - trees.keys())
+    assert len(MODULES) == len(set(MODULES)), "a module stands in ORDER twice"
+    gone = sorted(set(MODULES) - trees.keys())
     assert not gone, f"take {', '.join(gone)} out of ORDER of {__file__}: there is no such module"
-    place = {name: rank for rank, name in enumerate(ORDER)}
+    place = {name: rank for rank, name in enumerate(MODULES)}
     wrong = []
     for name, tree in trees.items():
-        for target, line in sorted(imported(anywhere(tree), name, set(ORDER) | DATA)):
+        for target, line in sorted(imported(anywhere(tree), name, set(MODULES) | DATA)):
             inside = target.removeprefix("curator.")
             if target == inside or inside in DATA:
                 continue
             if inside not in place:
-                wrong.append(f"curator/{name}.py:{line}: curator.{inside} is not in ORDER")
+                wrong.append(f"curator.{name}, line {line}: curator.{inside} is not in ORDER")
             elif place[inside] >= place[name]:
-                wrong.append(f"curator/{name}.py:{line}: imports {inside}, which comes after {name}")
+                wrong.append(f"curator.{name}, line {line}: imports {inside}, which comes after {name}")
     assert not wrong, "\n".join(wrong)
 
 
 def test_torch_stays_in_its_modules() -> None:
-    assert set(ORDER) >= TORCH
+    assert set(MODULES) >= TORCH
     wrong = []
     for name, tree in modules().items():
         if name in TORCH:
             continue
-        for target, line in sorted(imported(at_load(tree), name, set(ORDER) | DATA)):
+        for target, line in sorted(imported(at_load(tree), name, set(MODULES) | DATA)):
             top, inside = target.split(".")[0], target.removeprefix("curator.")
             if top in ("torch", "torchvision", "timm") or inside in TORCH:
-                wrong.append(f"curator/{name}.py:{line}: import {target} inside the function that needs it")
+                wrong.append(f"curator.{name}, line {line}: import {target} inside the function that needs it")
     assert not wrong, "\n".join(wrong)
 
 

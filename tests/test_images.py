@@ -21,20 +21,20 @@ from conftest import Answer
 from PIL import Image
 
 from curator.errors import InputError
-from curator.images import add_images
-from curator.reading import read_bytes
-from curator.store import Store
+from curator.pictures.images import add_images
+from curator.pictures.reading import read_bytes
+from curator.storage.store import Store
 
 Run = Callable[..., Answer]
 # Chunks of a few images, set from outside: the program has no option for it.
 SMALL_CHUNKS = """
 import sys
-import curator.images
-from curator.store import Store
-assert curator.images._CHUNK > 300
-curator.images._CHUNK = 10
+import curator.pictures.images
+from curator.storage.store import Store
+assert curator.pictures.images._CHUNK > 300
+curator.pictures.images._CHUNK = 10
 print(flush=True)
-print(curator.images.add_images(Store(sys.argv[1]), sys.argv[2], "unlabeled").added)
+print(curator.pictures.images.add_images(Store(sys.argv[1]), sys.argv[2], "unlabeled").added)
 """
 
 

@@ -18,13 +18,15 @@ import pytest
 from bucket import upload
 from conftest import CLASSES, PROBS, Answer
 
-from curator import additions, building, integrity, mending
-from curator.labels import import_labels
-from curator.place import Place
-from curator.reviews import add_review
+from curator.curation import building
+from curator.decisions.reviews import add_review
+from curator.generations.labels import import_labels
 from curator.schema import FOLDERS, MODELS, PACKED, TABLES
-from curator.store import Store
-from curator.table_files import Files, Stated, stated
+from curator.storage import additions
+from curator.storage.place import Place
+from curator.storage.store import Store
+from curator.upkeep import integrity, mending
+from curator.upkeep.table_files import Files, Stated, stated
 
 Run = Callable[..., Answer]
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -334,7 +336,7 @@ def test_counts_in_a_footer_of_labels(store: Store) -> None:
 
 def test_a_store_in_a_bucket(made: Store, bucket: str, curator: Run) -> None:
     """It is read past what this machine keeps of it: others see the damage, too."""
-    from curator.bucket import Bucket
+    from curator.storage.bucket import Bucket
 
     url = upload(made.path, f"{bucket}/store")
     assert curator("doctor", "--store", url).code == 0

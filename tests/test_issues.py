@@ -16,13 +16,16 @@ from conftest import Answer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from curator import additions, issues, queries, softlabels
+from curator import queries
+from curator.decisions.reviews import add_review, add_reviews
 from curator.errors import InputError
-from curator.images import add_images
-from curator.labels import import_labels
-from curator.reviews import add_review, add_reviews
+from curator.generations import softlabels
+from curator.generations.labels import import_labels
+from curator.pictures.images import add_images
+from curator.quality import issues
 from curator.schema import CLASSES, HELD_OUT, IMAGES
-from curator.store import Store
+from curator.storage import additions
+from curator.storage.store import Store
 
 NAMES = ("cat", "dog", "owl")
 # given, probabilities: two dogs among the cats, one cat among the owls, the others as they say

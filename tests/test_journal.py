@@ -12,7 +12,7 @@ from pictures import OWN, Watched, teach
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from curator.errors import InputError
-from curator.store import Store
+from curator.storage.store import Store
 
 WATCHED = [*OWN, "schedule.steps=8", "evaluation.every=3"]
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_decode import PICTURE, as_timm, encode, orientation, photograph
 
-from curator import decode as module
-from curator.decode import Box, UnreadableImage, decode, decode_crop
+from curator.pictures import decode as module
+from curator.pictures.decode import Box, UnreadableImage, decode, decode_crop
 
 LAYOUTS = ["440", "411"] + [
     {"subsampling": chroma, "quality": 90} | more

@@ -18,20 +18,21 @@ from conftest import Answer
 from pictures import NOISY, on_a_small_disk, picture, start, teach, wait_for, world, write
 from safetensors.torch import load_file
 
-from curator import engines, inference, labeling, network
-from curator.augment import center_crop
-from curator.decode import decode
 from curator.errors import CuratorError, InputError, StoreError
-from curator.images import add_images
-from curator.labeling import label
-from curator.store import Store
+from curator.networks import engines, inference, network
+from curator.noise.augment import center_crop
+from curator.pictures.decode import decode
+from curator.pictures.images import add_images
+from curator.storage.store import Store
+from curator.teachers import labeling
+from curator.teachers.labeling import label
 
 SLOW = ["network.architecture=pictures:Slow", "schedule.steps=3"]
 POOL = 30
 RUN = """
     import sys
-    from curator.labeling import label
-    from curator.store import Store
+    from curator.teachers.labeling import label
+    from curator.storage.store import Store
     label(Store(sys.argv[1]), "teacher", batch_size=2, threads=1, part_seconds=0)
 """
 
@@ -331,8 +332,8 @@ def test_a_full_disk(store: Store) -> None:
         import json, shutil, sys
         from pathlib import Path
         from curator import cli
-        from curator.labeling import label
-        from curator.store import Store
+        from curator.teachers.labeling import label
+        from curator.storage.store import Store
         disk = Path(sys.argv[1])
         shutil.copytree(sys.argv[2], disk / "world")
         store, filler = Store(disk / "world" / "store"), disk / "filler"

@@ -16,8 +16,8 @@ import pytest
 from pictures import teach, wait_for, world
 
 from curator.errors import StoreError
-from curator.labeling import label
-from curator.store import Store
+from curator.storage.store import Store
+from curator.teachers.labeling import label
 
 IMAGES = 69
 # Each batch is a part, so that a run can be killed in the middle of a second's work.

@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import CLASSES, PROBS, Answer
 
-from curator import softlabels
 from curator.errors import InputError
-from curator.images import add_images
-from curator.labels import PartWriter, import_labels
+from curator.generations import softlabels
+from curator.generations.labels import PartWriter, import_labels
+from curator.pictures.images import add_images
 from curator.schema import LABELS
-from curator.store import Store
+from curator.storage.store import Store
 
 URIS = [f"pool/{name}.jpg" for name in PROBS]
 ROWS = [list(row) for row in PROBS.values()]

@@ -24,14 +24,18 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from pictures import start
 
-from curator import building, delta, labeling, leftovers, packs
+from curator.curation import building
+from curator.decisions.reviews import add_review
+from curator.delivery import packs
 from curator.errors import InputError, StoreError
-from curator.images import add_images
 from curator.lock import alone
-from curator.place import Place
-from curator.reviews import add_review
+from curator.pictures.images import add_images
 from curator.schema import FOLDERS, TABLES
-from curator.store import Store
+from curator.storage import delta
+from curator.storage.place import Place
+from curator.storage.store import Store
+from curator.teachers import labeling
+from curator.upkeep import leftovers
 
 Run = Callable[..., Answer]
 ID = "0" * 32
@@ -329,8 +333,9 @@ def test_what_killed_builds_leave_is_found(store: Store, stop: str) -> None:
     """A real process that ends at this point of a build; afterwards the same build does."""
     code = """
     import os, sys
-    from curator import additions, building, checks, delta
-    from curator.store import Store
+    from curator.curation import building, checks
+    from curator.storage import additions, delta
+    from curator.storage.store import Store
     module, _, name = sys.argv[2].partition(".")
     setattr({"building": building, "checks": checks, "additions": additions, "delta": delta}[module], name,
             lambda *a, **k: os._exit(9))
@@ -384,7 +389,7 @@ def test_beside_writers_it_refuses_or_loses_nothing(store: Store, tmp_path: Path
 
 
 def test_a_store_in_a_bucket(made: Store, bucket: str, curator: Run) -> None:
-    from curator.bucket import Bucket
+    from curator.storage.bucket import Bucket
 
     url = upload(made.path, f"{bucket}/store")
     there = Bucket(url)

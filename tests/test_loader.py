@@ -14,18 +14,20 @@ import pyarrow.parquet as pq
 import pytest
 from pictures import CLASSES, judged, picture, world, write
 
-from curator import building, packs, softlabels
-from curator.augment import Augmentation, augment
-from curator.batches import Batch
-from curator.decode import decode
+from curator.curation import building
+from curator.delivery import packs
+from curator.delivery.shards import Form
 from curator.errors import CuratorError, InputError
-from curator.images import add_images
-from curator.labels import import_labels
-from curator.loader import ManifestLoader
-from curator.reading import read_bytes
-from curator.rows import Rows
-from curator.shards import Form
-from curator.store import Store
+from curator.generations import softlabels
+from curator.generations.labels import import_labels
+from curator.loading.batches import Batch
+from curator.loading.loader import ManifestLoader
+from curator.loading.rows import Rows
+from curator.noise.augment import Augmentation, augment
+from curator.pictures.decode import decode
+from curator.pictures.images import add_images
+from curator.pictures.reading import read_bytes
+from curator.storage.store import Store
 
 PLAIN = Augmentation(size=16, scale=(1, 1), ratio=(1, 1), flip=0)
 NOISY = Augmentation(size=16, scale=(0.3, 1), randaugment_ops=2, magnitude=9, cutout=0.3)

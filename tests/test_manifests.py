@@ -13,13 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import PROBS, Answer, read_lineage
 
-from curator import additions, building, manifests, selection
+from curator.curation import building, manifests, selection
+from curator.decisions.reviews import add_review
 from curator.errors import AnswerIsNo, InputError
-from curator.images import add_images
-from curator.labels import import_labels
-from curator.reviews import add_review
+from curator.generations.labels import import_labels
+from curator.pictures.images import add_images
 from curator.schema import MANIFEST_ROW, MANIFESTS, MODELS
-from curator.store import Store
+from curator.storage import additions
+from curator.storage.store import Store
 
 PROGRAM = Path(sys.executable).with_name("curator")
 

@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 from timm.data import create_transform
 from torch import nn
 
-from curator import additions, network, recipes
 from curator.errors import InputError
-from curator.store import Store
+from curator.networks import network, recipes
+from curator.storage import additions
+from curator.storage.store import Store
 
 
 def recipe(*changes: str, folder: Path) -> recipes.Recipe:

@@ -7,12 +7,13 @@ import pytest
 import torch
 from pictures import RECIPE
 
-from curator import network, optimization, recipes
 from curator.errors import InputError
-from curator.network import Network
-from curator.optimization import Optimization
-from curator.phases import Phase
-from curator.recipes import Recipe
+from curator.networks import network, recipes
+from curator.networks.network import Network
+from curator.networks.recipes import Recipe
+from curator.runs import optimization
+from curator.runs.optimization import Optimization
+from curator.runs.phases import Phase
 
 CPU = torch.device("cpu")
 

@@ -14,12 +14,12 @@ from conftest import Answer
 from packed import KINDS, SMALL, contents, picture, world, write
 from pictures import start, wait_for
 
-from curator import packs, shards
+from curator.delivery import packs, shards
+from curator.delivery.shards import Form
 from curator.errors import InputError, StoreError
-from curator.images import add_images
 from curator.lock import alone
-from curator.shards import Form
-from curator.store import Store
+from curator.pictures.images import add_images
+from curator.storage.store import Store
 
 Run = Callable[..., Answer]
 
@@ -120,8 +120,8 @@ def test_killed_and_gone_on(store: Store) -> None:
     add_images(store, str(store.root / "labeled"), "labeled", scan=False)
     code = """
         import sys, time
-        from curator import packs, shards
-        from curator.store import Store
+        from curator.delivery import packs, shards
+        from curator.storage.store import Store
         add = shards.Shard.add
         shards.Shard.add = lambda *arguments: (time.sleep(0.01), add(*arguments))
         packs.pack(Store(sys.argv[1]), None, shards.Form(None), shard_rows=20)

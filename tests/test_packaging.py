@@ -198,7 +198,7 @@ def test_the_app_is_installed(installed: Installed) -> None:
     code = (
         "from importlib.resources import files\n"
         "from streamlit.testing.v1 import AppTest\n"
-        "from curator.store import Store\n"
+        "from curator.storage.store import Store\n"
         "Store.create('store', ['ant'])\n"
         "page = AppTest.from_file(str(files('curator.app').joinpath('main.py')), default_timeout=30).run()\n"
         "print(files('curator.app'), page.title[0].value, len(page.exception), sep='|')\n"

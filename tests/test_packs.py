@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from packed import KINDS, SMALL, contents, files, picture, world
 from PIL import Image
 
-from curator import packs
-from curator.decode import decode
+from curator.delivery import packs
+from curator.delivery.shards import Form, encode
+from curator.pictures.decode import decode
 from curator.schema import PACKED
-from curator.shards import Form, encode
-from curator.store import Store
+from curator.storage.store import Store
 
 Run = Callable[..., Answer]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_corruptions import some_pixels
 
-from curator.perturbations import KINDS, flips, frames
+from curator.noise.perturbations import KINDS, flips, frames
 
 COUNTS = {24: {"motion_blur": 21, "translate": 16}, 104: {"translate": 41}}
 

@@ -9,10 +9,11 @@ import torch
 from pictures import OWN, Watched, start, teach, wait_for, weights_hash
 from safetensors.torch import load_file
 
-from curator import checkpoints, phases, recipes
-from curator.augment import Augmentation, CentreCrop
-from curator.rows import Rows
-from curator.store import Store
+from curator.loading.rows import Rows
+from curator.networks import checkpoints, recipes
+from curator.noise.augment import Augmentation, CentreCrop
+from curator.runs import phases
+from curator.storage.store import Store
 
 FINETUNE = ["finetune.resolution=24", "finetune.steps=5", "finetune.learning_rate=1e-3"]
 PRETRAIN = ["schedule.mode=pretrain", "schedule.pretrain=0.6"]

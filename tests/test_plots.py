@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from curator import plots, queries
-from curator.account import wilson
+from curator import queries
+from curator.curation.account import wilson
+from curator.reports import plots
 
 
 def texts(plot: plots.Plot) -> list[str]:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pools import Case, Engine, Image, cases, f32
 
-from curator import policies
+from curator.curation import policies
 
 
 @pytest.fixture(scope="module")

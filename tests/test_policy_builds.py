@@ -10,11 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import read_lineage
 
-from curator import additions, building, explanation, manifests, policies, queries, softlabels
+from curator import queries
+from curator.curation import building, explanation, manifests, policies
+from curator.curation.parameters import Parameters
 from curator.errors import InputError
-from curator.parameters import Parameters
+from curator.generations import softlabels
 from curator.schema import IMAGES, REVIEWS
-from curator.store import Store
+from curator.storage import additions
+from curator.storage.store import Store
 
 CLASSES = ["ant", "bee", "cow", "dog", "eel"]
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from curator import queries, quota
-from curator.histogram import Histogram
+from curator import queries
+from curator.curation import quota
+from curator.generations.histogram import Histogram
 
 Row = tuple[int, int, float, int, float]
 
@@ -138,8 +139,8 @@ TIES = """
 import resource, sys, tempfile
 import duckdb, numpy as np
 from pathlib import Path
-from curator import quota
-from curator.histogram import Histogram
+from curator.curation import quota
+from curator.generations.histogram import Histogram
 
 def parts():
     for start in range(0, int(sys.argv[1]), 100_000):

@@ -14,7 +14,7 @@ from torch import distributed
 
 from curator.errors import CuratorError, InputError
 from curator.ranks import Ranks, device_of, join
-from curator.store import Store
+from curator.storage.store import Store
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,11 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from curator import additions
-from curator.labels import import_labels
-from curator.reviews import add_review
+from curator.decisions.reviews import add_review
+from curator.generations.labels import import_labels
 from curator.schema import METRICS
-from curator.store import Store
+from curator.storage import additions
+from curator.storage.store import Store
 
 DOCS = Path(__file__).parents[1] / "docs" / "store.md"
 FOLDERS = {"labels": "labels", "images": "images", "classes": "classes", "models": "model_table", "reviews": "reviews"}

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 from conftest import Answer
 
-from curator import manifests
-from curator.reviews import add_review
-from curator.store import Store
+from curator.curation import manifests
+from curator.decisions.reviews import add_review
+from curator.storage.store import Store
 
 
 def test_names_that_sql_cannot_tell_apart(store: Store, curator: Callable[..., Answer]) -> None:

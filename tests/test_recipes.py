@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import RECIPE
 
-from curator import recipes
 from curator.errors import InputError
+from curator.networks import recipes
 
 ALL_WRONG = """\
 titel = "everything is wrong here"

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import Answer
 
-from curator.store import Store
+from curator.storage.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE: dict[str, Any] = runpy.run_path(str(ROOT / "docs" / "reference.py"))

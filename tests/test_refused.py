@@ -10,9 +10,9 @@ import pytest
 from conftest import Answer
 from traces import answer, outside, prints, stamps  # noqa: F401 - a fixture
 
-from curator import sandboxed
 from curator.errors import InputError
-from curator.store import Store
+from curator.serving import sandboxed
+from curator.storage.store import Store
 
 Run = Callable[..., Answer]
 

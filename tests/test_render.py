@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import Answer
 
-from curator import render
 from curator.errors import CuratorError, printable, some, suggestion
-from curator.store import Store
+from curator.reports import render
+from curator.storage.store import Store
 
 Run = Callable[..., Answer]
 

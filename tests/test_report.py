@@ -16,11 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import Answer
 
-from curator import building, figures, manifests, report
+from curator.curation import building, manifests
 from curator.errors import InputError
-from curator.images import add_images
-from curator.labels import import_labels
-from curator.store import Store
+from curator.generations.labels import import_labels
+from curator.pictures.images import add_images
+from curator.reports import figures, report
+from curator.storage.store import Store
 
 VOID = {"meta", "img", "br", "path", "use"}
 

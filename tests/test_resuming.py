@@ -13,13 +13,15 @@ import pytest
 from conftest import Answer
 from pictures import NOISY, OWN, Watched, on_a_small_disk, start, teach, wait_for, weights_hash
 
-from curator import additions, checkpoints, packs
+from curator.decisions.reviews import add_review
+from curator.delivery import packs
+from curator.delivery.shards import Form
 from curator.errors import CuratorError, InputError, StoreError
-from curator.images import add_images
-from curator.reviews import add_review
+from curator.networks import checkpoints
+from curator.pictures.images import add_images
 from curator.schema import METRICS
-from curator.shards import Form
-from curator.store import Store
+from curator.storage import additions
+from curator.storage.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +42,8 @@ def test_killed_and_resumed_is_as_never_stopped(store: Store) -> None:
     changes = [*NOISY, "schedule.steps=60", "schedule.decay=cosine"]
     code = """
         import sys, torch
-        from curator.store import Store
-        from curator.training import train
+        from curator.storage.store import Store
+        from curator.runs.training import train
         torch.set_num_threads(1)
         train(Store(sys.argv[1]), sys.argv[2], "m", "late", changes=sys.argv[3:], checkpoint_seconds=0.05)
     """
@@ -177,8 +179,8 @@ def test_a_full_disk_keeps_the_last_checkpoint(store: Store) -> None:
         import torch
         from curator.cli import _mendable
         from curator.errors import CuratorError
-        from curator.store import Store
-        from curator.training import train
+        from curator.storage.store import Store
+        from curator.runs.training import train
         torch.set_num_threads(1)
         disk = Path(sys.argv[1])
         shutil.copytree(sys.argv[2], disk / "world")

@@ -11,11 +11,14 @@ import pyarrow as pa
 import pytest
 from conftest import Answer
 
-from curator import additions, building, queries, reviews
+from curator import queries
+from curator.curation import building
+from curator.decisions import reviews
+from curator.decisions.reviews import add_review, class_index
 from curator.errors import InputError
-from curator.reviews import add_review, class_index
 from curator.schema import REVIEWS
-from curator.store import Store
+from curator.storage import additions
+from curator.storage.store import Store
 
 
 def decided(store: Store) -> dict[int, tuple[str, int | None]]:

@@ -12,12 +12,13 @@ from conftest import Answer
 from pictures import teach, world, write
 from PIL import Image
 
-from curator import contact_sheet, corruptions, evaluations, perturbations, robustness
 from curator.commands import evaluation as command
 from curator.errors import InputError
-from curator.robustness import Wanted
-from curator.store import Store
-from curator.trial import Trial
+from curator.measures import contact_sheet, evaluations, robustness
+from curator.measures.robustness import Wanted
+from curator.measures.trial import Trial
+from curator.noise import corruptions, perturbations
+from curator.storage.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,7 @@ def test_a_corruption_by_hand(tested_once: Store, document: dict) -> None:
 
 
 def test_threads_and_batches_change_nothing(store: Store, document: dict, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("curator.trial._BATCH", 5)
+    monkeypatch.setattr("curator.measures.trial._BATCH", 5)
     monkeypatch.setattr(corruptions, "KINDS", ("gaussian_noise", "glass_blur"))
     wanted = Wanted(("pgd",), (1, 8), 3, corruptions=True)
     found = robustness.evaluate(store, "teacher", wanted, threads=3).document()
@@ -171,7 +172,7 @@ def test_a_baseline_without_a_fault() -> None:
 def test_a_sample_has_each_class_by_its_share(store: Store) -> None:
     for i in range(12):
         write(store.root / "more" / "bar" / f"{i}.png", np.full((20, 20, 3), i, np.uint8))
-    from curator.images import add_images
+    from curator.pictures.images import add_images
 
     add_images(store, str(store.root / "more"), "holdout")  # 24 of bar, 12 of each other class
     sizes = {}

@@ -16,14 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pictures import CLASSES, judged, teach, world
 
-from curator import manifests, packs
-from curator.decode import decode
+from curator.curation import manifests
+from curator.delivery import packs
+from curator.delivery.shards import Form
 from curator.errors import InputError
-from curator.images import add_images
-from curator.reading import read_bytes
-from curator.rows import Rows
-from curator.shards import Form
-from curator.store import Store
+from curator.loading.rows import Rows
+from curator.pictures.decode import decode
+from curator.pictures.images import add_images
+from curator.pictures.reading import read_bytes
+from curator.storage.store import Store
 
 IMAGES, MANIFEST = 15, "m"
 

@@ -10,9 +10,10 @@ import pytest
 from conftest import Answer
 from traces import answer, outside, prints  # noqa: F401 - a fixture
 
-from curator import building, sandbox, sandboxed
+from curator.curation import building
 from curator.errors import InputError
-from curator.store import Store
+from curator.serving import sandbox, sandboxed
+from curator.storage.store import Store
 
 Run = Callable[..., Answer]
 

@@ -20,9 +20,12 @@ from timm.data import ImageDataset, create_loader
 from torch.utils.data import DataLoader
 
 import curator
-from curator import ManifestLoader, ManifestReader, building, packs, timm_reader
+from curator import ManifestLoader, ManifestReader
+from curator.curation import building
+from curator.delivery import packs
 from curator.errors import InputError
-from curator.store import Store
+from curator.loading import timm_reader
+from curator.storage.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 # What a network of the documents costs is not what is tested.

@@ -16,11 +16,14 @@ from conftest import PROBS, Answer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from curator import additions, building, queries, selection, softlabels
+from curator import queries
+from curator.curation import building, selection
+from curator.decisions.reviews import add_review
 from curator.errors import InputError
-from curator.reviews import add_review
+from curator.generations import softlabels
 from curator.schema import IMAGES, REVIEWS
-from curator.store import Store
+from curator.storage import additions
+from curator.storage.store import Store
 
 CLASSES = ["ant", "bee", "cow", "dog", "eel"]
 THIRD = float(np.float32(0.3))

@@ -7,13 +7,14 @@ import threading
 import pytest
 from test_reviews import decided
 
-from curator import additions, building
-from curator import session as sessions
-from curator.delta import paths_of
+from curator.curation import building
+from curator.decisions import session as sessions
+from curator.decisions.reviews import add_review, record
+from curator.decisions.session import Session
 from curator.errors import InputError
-from curator.reviews import add_review, record
-from curator.session import Session
-from curator.store import Store
+from curator.storage import additions
+from curator.storage.delta import paths_of
+from curator.storage.store import Store
 
 
 def reviews(store: Store) -> list[tuple[object, ...]]:
@@ -191,8 +192,8 @@ def test_many_decisions_are_put_together_and_none_is_lost(
             errors.append(error)
 
     program = (
-        "import sys\nfrom curator import additions\nfrom curator.reviews import record\n"
-        "from curator.store import Store\n"
+        "import sys\nfrom curator.storage import additions\nfrom curator.decisions.reviews import record\n"
+        "from curator.storage.store import Store\n"
         "additions._MOST_SMALL = 30\n"
         f"for turn in range(60): record(Store(sys.argv[1]), {images[0]}, turn, 'reject', None, sys.argv[2])"
     )

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from conftest import Answer
 
-from curator import estimate, network, recipes
 from curator.commands.recipes import SIZES, _duration, answer_estimate
 from curator.configuration import keys
-from curator.recipes import Recipe
+from curator.networks import network, recipes
+from curator.networks.recipes import Recipe
+from curator.runs import estimate
 
 IMAGENET = 1_281_167
 

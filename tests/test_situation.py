@@ -9,10 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from curator import building, queries
-from curator.images import add_images
-from curator.situation import Situation, situation
-from curator.store import ABSENT, Store
+from curator import queries
+from curator.curation import building
+from curator.pictures.images import add_images
+from curator.serving.situation import Situation, situation
+from curator.storage.store import ABSENT, Store
 
 
 def look(store: Store) -> Situation:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curator import softlabels
 from curator.errors import InputError
+from curator.generations import softlabels
 from curator.schema import LABELS
 
 FLOATS = ["float16", "float32", "float64"]

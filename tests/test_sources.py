@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curator import progress, sources
+from curator import progress
 from curator.errors import InputError
-from curator.reading import read_bytes
+from curator.pictures import sources
+from curator.pictures.reading import read_bytes
 
 
 def read(source: object, split: str | None = "unlabeled", labels: bool = False, root: Path = Path("/"), **more: Any):

@@ -17,16 +17,18 @@ import pyarrow as pa
 import pytest
 from conftest import Answer
 
-from curator import additions, building, manifests, softlabels, translation
+from curator.curation import building, manifests, translation
 from curator.errors import InputError
+from curator.generations import softlabels
 from curator.schema import CALIBRATIONS, DUPLICATES, IMAGES, REVIEWS
-from curator.store import Store
+from curator.storage import additions
+from curator.storage.store import Store
 
 pytest.importorskip("pyspark", reason="pyspark is an extra: pip install 'curator[spark]'")
 if shutil.which("java") is None:
     pytest.skip("Spark needs Java: apt install openjdk-17-jre-headless", allow_module_level=True)
 
-from curator import spark  # after the skips, beside what it is about
+from curator.curation import spark  # after the skips, beside what it is about
 
 CLASSES = ["ant", "bee", "cow", "dog", "eel"]
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

@@ -8,9 +8,9 @@ from conftest import Answer
 from pictures import start, wait_for
 from test_labeling import RUN, check_whole, made, parts
 
-from curator import additions
-from curator.labeling import label
-from curator.store import Store
+from curator.storage import additions
+from curator.storage.store import Store
+from curator.teachers.labeling import label
 
 __all__ = ["made"]
 

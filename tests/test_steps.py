@@ -10,15 +10,16 @@ from hypothesis import strategies as st
 from pictures import RECIPE, Slow
 from torch import nn
 
-from curator import draws, recipes
-from curator.batches import Batch
+from curator import draws
 from curator.errors import CuratorError
-from curator.mixing import Mixing, mix
-from curator.network import Network
-from curator.optimization import Optimization
-from curator.phases import Phase
+from curator.loading.batches import Batch
+from curator.networks import recipes
+from curator.networks.network import Network
+from curator.noise.mixing import Mixing, mix
 from curator.ranks import Ranks
-from curator.steps import Steps
+from curator.runs.optimization import Optimization
+from curator.runs.phases import Phase
+from curator.runs.steps import Steps
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 CLASSES = 3

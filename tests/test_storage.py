@@ -20,10 +20,11 @@ from conftest import Answer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curator import queries, softlabels
-from curator.labels import PartWriter, publish
-from curator.rows import Rows
-from curator.store import Store
+from curator import queries
+from curator.generations import softlabels
+from curator.generations.labels import PartWriter, publish
+from curator.loading.rows import Rows
+from curator.storage.store import Store
 
 ROUNDED = 2.0**-19  # nats that one class may add
 

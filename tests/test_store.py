@@ -18,15 +18,16 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import CLASSES, Answer
 
-from curator import additions, delta, reviews
-from curator.delta import CommitRaced, paths_of
+from curator.decisions import reviews
 from curator.errors import InputError, StoreError
-from curator.images import add_images
 from curator.names import check_name
-from curator.reading import read_bytes
+from curator.pictures.images import add_images
+from curator.pictures.reading import read_bytes
 from curator.schema import CLASSES as CLASS_TABLE
 from curator.schema import TABLES
-from curator.store import Store
+from curator.storage import additions, delta
+from curator.storage.delta import CommitRaced, paths_of
+from curator.storage.store import Store
 
 Run = Callable[..., Answer]
 TABLE_FOLDERS = {"images", "labels", "reviews", "model_table", "metrics", "classes", "manifest_table"}
@@ -143,7 +144,9 @@ def test_a_path_that_delta_cannot_read_is_refused(tmp_path: Path, name: str) -> 
 
 def test_init_killed_at_any_time_leaves_a_store_or_none(tmp_path: Path) -> None:
     """Killed later and later, until one init ends by itself; each leaves a whole store or none."""
-    program = "import sys; from curator.store import Store; print(flush=True); Store.create(sys.argv[1], ['a', 'b'])"
+    program = (
+        "import sys; from curator.storage.store import Store; print(flush=True); Store.create(sys.argv[1], ['a', 'b'])"
+    )
     killed = 0
     for attempt in range(40):
         path = tmp_path / f"s{attempt}"
@@ -312,7 +315,9 @@ def test_names_that_cannot_be_a_folder_and_a_view(name: str) -> None:
 
 
 def test_a_process_that_holds_a_connection_locks_nobody_out(store: Store) -> None:
-    program = "import sys, time; from curator.store import Store; c = Store(sys.argv[1]).connect(); print(flush=True)"
+    program = (
+        "import sys, time; from curator.storage.store import Store; c = Store(sys.argv[1]).connect(); print(flush=True)"
+    )
     holding = subprocess.Popen([sys.executable, "-c", program + "; time.sleep(60)", store.path], stdout=subprocess.PIPE)
     assert holding.stdout is not None
     holding.stdout.readline()

@@ -15,8 +15,8 @@ import study  # noqa: E402
 import tables  # noqa: E402
 from study import Arm  # noqa: E402
 
-from curator import recipes  # noqa: E402
-from curator.plans import Plan  # noqa: E402
+from curator.networks import recipes  # noqa: E402
+from curator.rounds.plans import Plan  # noqa: E402
 
 NAMES = [*study.names(), str(FOLDER / "tuning.toml")]  # the last one is no study of the paper
 

@@ -11,8 +11,8 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from curator.decode import UnreadableImage, decode, decode_small
-from curator.thumbnails import Thumbnails, thumbnail
+from curator.pictures.decode import UnreadableImage, decode, decode_small
+from curator.pictures.thumbnails import Thumbnails, thumbnail
 
 
 def photo(width: int, height: int) -> np.ndarray:

@@ -14,13 +14,15 @@ from conftest import Answer
 from pictures import NOISY, OWN, Watched, teach, weights_hash
 from safetensors.torch import load_file
 
-from curator import building, loader, packs
 from curator.commands import models
+from curator.curation import building
+from curator.delivery import packs
+from curator.delivery.shards import Form
 from curator.errors import CuratorError, InputError
-from curator.labeling import label
-from curator.rows import Rows
-from curator.shards import Form
-from curator.store import Store
+from curator.loading import loader
+from curator.loading.rows import Rows
+from curator.storage.store import Store
+from curator.teachers.labeling import label
 
 
 @pytest.fixture(scope="module")

@@ -13,16 +13,16 @@ import pytest
 from conftest import Answer
 from pictures import CLASSES, folders, picture, teach, weights_hash, write
 
-from curator import packs
+from curator.decisions.reviews import add_review
+from curator.delivery import packs
+from curator.delivery.shards import Form
 from curator.errors import InputError
-from curator.evaluation import evaluate, evaluate_network
-from curator.images import add_images
-from curator.loader import ManifestLoader
-from curator.network import load
-from curator.reviews import add_review
-from curator.rows import Rows
-from curator.shards import Form
-from curator.store import Store
+from curator.loading.loader import ManifestLoader
+from curator.loading.rows import Rows
+from curator.measures.evaluation import evaluate, evaluate_network
+from curator.networks.network import load
+from curator.pictures.images import add_images
+from curator.storage.store import Store
 
 # Of four pictures of each class, one bar is given as a disc, and one disc as a square.
 WRONG = {"labeled/bar/0.png": "disc", "labeled/disc/1.png": "square"}

@@ -9,8 +9,8 @@ from pictures import teach, weights_hash
 from safetensors.torch import load_file
 
 from curator.errors import InputError
-from curator.labeling import label
-from curator.store import Store
+from curator.storage.store import Store
+from curator.teachers.labeling import label
 
 NONE = "schedule.steps=0"
 FINETUNED = ["finetune.resolution=24", "finetune.steps=2", "finetune.learning_rate=1e-3"]

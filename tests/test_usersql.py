@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import PROBS, Answer
 
-from curator import building, manifests, policies
+from curator.curation import building, manifests, policies
+from curator.curation.selection import Parameters
+from curator.decisions.reviews import add_review
 from curator.errors import InputError
-from curator.reviews import add_review
-from curator.selection import Parameters
-from curator.store import Store
+from curator.storage.store import Store
 
 MINE = """-- Purpose: images with a clear margin, the clearest first.
 -- Parameter: $margin = 0.25    lowest margin

@@ -16,11 +16,12 @@ from pictures import NOISY, OWN, Watched, picture, start, teach, wait_for, weigh
 from safetensors.torch import load_file
 from test_ranks import run
 
-from curator import checkpoints, network, watch
 from curator.errors import CuratorError, InputError
-from curator.evaluation import evaluate_network
-from curator.images import add_images
-from curator.store import Store
+from curator.measures.evaluation import evaluate_network
+from curator.networks import checkpoints, network
+from curator.pictures.images import add_images
+from curator.runs import watch
+from curator.storage.store import Store
 
 EVERY = ["evaluation.every=3"]
 BEST = [*EVERY, "evaluation.keep=best"]
@@ -114,8 +115,8 @@ def test_killed_and_resumed_knows_the_best(store: Store) -> None:
     changes = [*NOISY, *BEST, "schedule.steps=40", "compute.keep_checkpoints=2"]
     code = """
         import sys, torch
-        from curator.store import Store
-        from curator.training import train
+        from curator.storage.store import Store
+        from curator.runs.training import train
         torch.set_num_threads(1)
         train(Store(sys.argv[1]), sys.argv[2], "m", "late", changes=sys.argv[3:], checkpoint_seconds=0.02)
     """

@@ -11,14 +11,16 @@ import pytest
 from conftest import CLASSES, PROBS, Answer
 from test_labels import URIS, write
 
-from curator import additions, building, softlabels
+from curator.curation import building
+from curator.decisions.reviews import add_review
 from curator.errors import InputError
-from curator.images import add_images
-from curator.labels import import_labels
-from curator.reviews import add_review
+from curator.generations import softlabels
+from curator.generations.labels import import_labels
+from curator.pictures.images import add_images
+from curator.quality.worklist import summary, worklist
 from curator.schema import DUPLICATES, HELD_OUT
-from curator.store import Store
-from curator.worklist import summary, worklist
+from curator.storage import additions
+from curator.storage.store import Store
 
 
 def listed(store: Store, **options: Any) -> dict[str, dict[str, Any]]:

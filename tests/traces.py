@@ -13,7 +13,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from curator import sandboxed
+from curator.serving import sandboxed
 
 
 @pytest.fixture

@@ -39,12 +39,15 @@ import timm
 import torch
 from PIL import Image
 
-from curator import additions, demo, duplicates, likeness, neighbors, network
-from curator.embedding import embed
-from curator.images import add_images
-from curator.recipes import Recipe, from_json
+from curator.networks import network
+from curator.networks.recipes import Recipe, from_json
+from curator.pictures.images import add_images
+from curator.repeats import duplicates, likeness, neighbors
+from curator.rounds import demo
 from curator.schema import IMAGES, MODELS
-from curator.store import Store
+from curator.storage import additions
+from curator.storage.store import Store
+from curator.teachers.embedding import embed
 
 HERE = Path(__file__).parent
 RESULT = HERE.parent / "results" / "duplicates.md"
@@ -351,7 +354,7 @@ def rates(work: Path, packages: Path, runs: int) -> list[str]:
     for number in range(runs):
         store = work / f"rated-{number}"
         code = (
-            "import sys, time; from curator.images import add_images; from curator.store import Store;"
+            "import sys, time; from curator.pictures.images import add_images; from curator.storage.store import Store;"
             f"store = Store.create({str(store)!r}); began = time.perf_counter();"
             f"add_images(store, {str(folder)!r}, 'unlabeled'); print(time.perf_counter() - began)"
         )

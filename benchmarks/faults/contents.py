@@ -57,9 +57,11 @@ def read(path: Path) -> Contents:
     """Reads a store; a damaged one raises what the library raises."""
     import pyarrow.parquet as pq
 
-    from curator import manifests, packs, queries
+    from curator import queries
+    from curator.curation import manifests
+    from curator.delivery import packs
     from curator.schema import TABLES
-    from curator.store import Store
+    from curator.storage.store import Store
 
     store = Store(path)
     raw: dict[str, list[str]] = {}
@@ -99,7 +101,7 @@ def read(path: Path) -> Contents:
 
 def _of_manifest(con: Any, manifest: Any) -> list[str]:
     """What `curator check` finds in a manifest."""
-    from curator import checks
+    from curator.curation import checks
 
     verdict = checks.examine(
         con, manifest.name, manifest.path, manifest.unique_images, manifest.sha256, manifest.lineage["parameters"]

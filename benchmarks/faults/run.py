@@ -292,7 +292,13 @@ def import_everything(torch: bool) -> None:
     wanted = ["cv2", "pyarrow.dataset", "pyarrow.parquet", "duckdb", "curator.cli"]
     wanted += [f"curator.{name}" for name in ("browse", "building", "drift", "images", "labels", "packs", "reviews")]
     if torch:
-        wanted += ["safetensors.torch", "timm", "curator.evaluation", "curator.labeling", "curator.training"]
+        wanted += [
+            "safetensors.torch",
+            "timm",
+            "curator.measures.evaluation",
+            "curator.teachers.labeling",
+            "curator.runs.training",
+        ]
     for name in wanted:
         importlib.import_module(name)
     gc.freeze()  # a collection in a child would copy the pages of its parent

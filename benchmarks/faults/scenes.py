@@ -96,11 +96,12 @@ def make_store(work: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from curator import building, reviews
-    from curator.images import add_images
-    from curator.labels import import_labels
-    from curator.store import Store
-    from curator.training import train
+    from curator.curation import building
+    from curator.decisions import reviews
+    from curator.generations.labels import import_labels
+    from curator.pictures.images import add_images
+    from curator.runs.training import train
+    from curator.storage.store import Store
 
     store = Store.create(work / "base" / "store", root=work / "photos")
     for part, split in (("labeled", "labeled"), ("holdout", "holdout"), ("first", "unlabeled")):
@@ -144,25 +145,25 @@ def _trained(base: Contents, left: Contents, ended: Ended) -> bool:
 
 
 def _small_images() -> None:
-    from curator import images
+    from curator.pictures import images
 
     images._CHUNK = 32
 
 
 def _small_labels() -> None:
-    from curator import labeling
+    from curator.teachers import labeling
 
     labeling._CHUNK = 16
 
 
 def _small_imports() -> None:
-    from curator import label_file, labels
+    from curator.generations import label_file, labels
 
     label_file._BATCH, labels._PART_ROWS = 16, 32
 
 
 def _small_training() -> None:
-    from curator import training
+    from curator.runs import training
 
     training.train = partial(training.train, checkpoint_seconds=0.0)
 

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from hypothesis import strategies as st
 
-from curator import sources
-from curator.decode import UnreadableImage, scan
-from curator.reading import read_bytes
+from curator.pictures import sources
+from curator.pictures.decode import UnreadableImage, scan
+from curator.pictures.reading import read_bytes
 
 from .target import Target, mutated, odd_text
 from .world import World

@@ -16,8 +16,8 @@ from types import FrameType
 from typing import Any
 
 from curator import cli
-from curator.decode import UnreadableImage
 from curator.errors import CuratorError
+from curator.pictures.decode import UnreadableImage
 
 from .target import Target
 from .world import World

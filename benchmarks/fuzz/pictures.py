@@ -13,8 +13,8 @@ import numpy as np
 from hypothesis import strategies as st
 from PIL import Image
 
-from curator import shards
-from curator.decode import Box, UnreadableImage, decode, decode_crop, decode_small, scan
+from curator.delivery import shards
+from curator.pictures.decode import Box, UnreadableImage, decode, decode_crop, decode_small, scan
 
 from .target import Target, mutate, often
 from .world import World

@@ -12,9 +12,11 @@ import duckdb
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from curator import policies, queries, sandboxed, usersql
+from curator import queries
+from curator.curation import policies, usersql
 from curator.errors import InputError
 from curator.schema import IMAGES, LABELS
+from curator.serving import sandboxed
 
 from .target import Target, mutated
 from .world import SECRET, World

@@ -9,8 +9,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from curator import manifests
-from curator.store import Store
+from curator.curation import manifests
+from curator.storage.store import Store
 
 from .target import Target, mutated, odd_text
 from .world import World

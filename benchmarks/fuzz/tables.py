@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from curator import label_file, softlabels, sources
-from curator.images import add_images
+from curator.generations import label_file, softlabels
+from curator.pictures import sources
+from curator.pictures.images import add_images
 
 from .target import Target, odd_text, often
 from .world import CLASSES, URIS, World

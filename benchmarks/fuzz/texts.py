@@ -13,9 +13,14 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from curator import cli, configuration, manifests, names, plans, recipes, reviews, sources
-from curator.recipes import Recipe
-from curator.store import Store
+from curator import cli, configuration, names
+from curator.curation import manifests
+from curator.decisions import reviews
+from curator.networks import recipes
+from curator.networks.recipes import Recipe
+from curator.pictures import sources
+from curator.rounds import plans
+from curator.storage.store import Store
 
 from .target import ODD_TEXTS, Target, mutated, odd_text
 from .world import CLASSES, URIS, World

@@ -19,7 +19,7 @@ import torch
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from curator import checkpoints, network, recipes
+from curator.networks import checkpoints, network, recipes
 
 from .target import Target, mutate, mutated
 from .world import World

@@ -20,10 +20,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curator import building
-from curator.images import add_images
-from curator.labels import import_labels
-from curator.store import Store
+from curator.curation import building
+from curator.generations.labels import import_labels
+from curator.pictures.images import add_images
+from curator.storage.store import Store
 
 SECRET = "canary-7b1f"  # in a file, and in the environment
 CLASSES = ["cat", "dog", "owl"]

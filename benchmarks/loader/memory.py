@@ -21,10 +21,11 @@ import numpy as np
 import pyarrow as pa
 from measure import peak_mb
 
-from curator import additions, building
+from curator.curation import building
+from curator.generations.softlabels import round_probabilities
 from curator.schema import MANIFEST_ROW, MANIFESTS
-from curator.softlabels import round_probabilities
-from curator.store import Store
+from curator.storage import additions
+from curator.storage.store import Store
 
 CLASSES, KEPT = 1000, 20
 BATCH, SIZE = 64, 224
@@ -86,8 +87,8 @@ def _rows(
 def load(work: Path, name: str, threads: int, batches: int) -> dict[str, float]:
     import torch
 
-    from curator.augment import resize
-    from curator.loader import ManifestLoader
+    from curator.loading.loader import ManifestLoader
+    from curator.noise.augment import resize
 
     resize(np.zeros((300, 300, 3), np.uint8), SIZE, SIZE)  # what torch loads at its first use is not the loader's
     torch.set_num_threads(1)

@@ -24,9 +24,9 @@ import pyarrow.parquet as pq
 import simplejpeg
 import torch
 
-from curator import decode
-from curator.augment import DRAWS, Augmentation, crop_box, resize, single_threaded
-from curator.loader import CACHE_BYTES, ManifestLoader
+from curator.loading.loader import CACHE_BYTES, ManifestLoader
+from curator.noise.augment import DRAWS, Augmentation, crop_box, resize, single_threaded
+from curator.pictures import decode
 
 BATCH, SMALL_BATCH = 64, 256
 SIZE = 224

@@ -30,7 +30,7 @@ from pathlib import Path
 import peers
 import pictures
 
-from curator import decode
+from curator.pictures import decode
 
 HERE = Path(__file__).parent
 RESULT = HERE.parent / "results" / "loader.md"

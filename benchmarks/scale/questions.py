@@ -49,12 +49,13 @@ def parts(folder: Path, pictures: int) -> Answer:
     """Labels small pictures with parts of a few seconds, and tells what each part took; leaves the store there."""
     import cv2
 
-    from curator import additions, network
-    from curator.images import add_images
-    from curator.labeling import label
-    from curator.recipes import Recipe, from_json
+    from curator.networks import network
+    from curator.networks.recipes import Recipe, from_json
+    from curator.pictures.images import add_images
     from curator.schema import MODELS
-    from curator.store import Store
+    from curator.storage import additions
+    from curator.storage.store import Store
+    from curator.teachers.labeling import label
 
     rng = np.random.default_rng(0)
     (folder / "pool").mkdir(parents=True)
@@ -110,7 +111,7 @@ def make(folder: Path, rows: int, classes: int) -> Answer:
 def listing(folder: Path, done: int) -> Answer:
     """What each rank does when `label` starts: counts and sorts what is left, and goes through it batch by batch."""
     from curator import queries
-    from curator.store import Store
+    from curator.storage.store import Store
 
     store = Store(folder / "store")
     written = sorted((store.path / "labels").glob("g*/part-*"))[:done]
@@ -130,8 +131,8 @@ def listing(folder: Path, done: int) -> Answer:
 
 def publication(folder: Path) -> Answer:
     """What follows a commit: the labels sorted for the app."""
-    from curator import browse
-    from curator.store import Store
+    from curator.generations import browse
+    from curator.storage.store import Store
 
     store = Store(folder / "store")
     began = time.perf_counter()
@@ -143,8 +144,9 @@ def publication(folder: Path) -> Answer:
 
 def manifest(folder: Path, per_class: int) -> Answer:
     """A whole manifest, and the bytes of its rows with and without what a loader reads."""
-    from curator import building, records
-    from curator.store import Store
+    from curator.curation import building
+    from curator.loading import records
+    from curator.storage.store import Store
 
     store = Store(folder / "store")
     began = time.perf_counter()
@@ -164,8 +166,8 @@ def commit(folder: Path, count: int) -> Answer:
     """Many small parts: what one costs in the commit, when a run that was stopped goes on, and to open the table."""
     import pool
 
-    from curator.labels import PartWriter, publish
-    from curator.store import Store
+    from curator.generations.labels import PartWriter, publish
+    from curator.storage.store import Store
 
     store = Store.create(folder / "store", [f"{i:04}" for i in range(1000)])
     place = store.path / "labels" / "g000-outside-outside"
@@ -190,10 +192,10 @@ def commit(folder: Path, count: int) -> Answer:
 
 def wide(folder: Path, classes: int, distinct: int, rows: int) -> Answer:
     """Soft labels over many classes: softmax and summary in rows/s, bytes of a row in a part of so many."""
-    from curator import softlabels
-    from curator.engines import probabilities
-    from curator.labels import PartWriter
-    from curator.network import leave_a_core
+    from curator.generations import softlabels
+    from curator.generations.labels import PartWriter
+    from curator.networks.engines import probabilities
+    from curator.networks.network import leave_a_core
 
     leave_a_core()
     rng = np.random.default_rng(0)

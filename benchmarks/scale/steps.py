@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from rates import cell, text
 
 CLASSES = (1000, 21_000)
-PART_SECONDS = 30.0  # curator/labeling.py
+PART_SECONDS = 30.0  # curator/teachers/labeling.py
 MENDS = {
     "near-duplicates": "one machine compares all hashes, which grows with the square: leave the scan out (copies "
     "of the same bytes are kept out without it), or scan stores of a few million images each. Not built: holdout "

@@ -42,8 +42,8 @@ def write(store: str, quota: int, output: Path) -> tuple[float, int]:
 
 def curator(store: str, quota: int, output: Path, counted: bool = True) -> tuple[float, int]:
     """The tool: counts from the footers of the parts, one pass over the rows."""
-    from curator import selection
-    from curator.store import Store
+    from curator.curation import selection
+    from curator.storage.store import Store
 
     opened = Store(store)
     con = opened.connect()

@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curator import delta
-from curator.labels import PartWriter, publish
+from curator.generations.labels import PartWriter, publish
+from curator.generations.softlabels import round_probabilities
 from curator.schema import IMAGES, LABELS
-from curator.softlabels import round_probabilities
-from curator.store import Store
+from curator.storage import delta
+from curator.storage.store import Store
 
 CLASSES = 1000
 _PART = 4_000_000

@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curator import additions
 from curator.schema import MANIFEST_ROW, MANIFESTS
-from curator.store import Store
+from curator.storage import additions
+from curator.storage.store import Store
 
 CLASSES = 1000
 _PART = 4_194_304

@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 import torch
 
 from curator import draws
-from curator.labels import import_labels
-from curator.loader import ManifestLoader, augmentation
-from curator.network import load
+from curator.generations.labels import import_labels
+from curator.loading.loader import ManifestLoader, augmentation
+from curator.networks.network import load
 from curator.ranks import device_of
-from curator.store import Store
+from curator.storage.store import Store
 
 MANIFEST = "g0-student"
 GENERATIONS = {"noisy": 10, "truth": 20, "misplaced": 30, "random": 40}

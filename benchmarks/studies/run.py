@@ -30,10 +30,15 @@ import study
 import tables
 from study import Arm
 
-from curator import checkpoints, evolution, manifests, network, progress, robustness, training
-from curator.images import add_images
-from curator.robustness import Wanted
-from curator.store import Store
+from curator import progress
+from curator.curation import manifests
+from curator.measures import robustness
+from curator.measures.robustness import Wanted
+from curator.networks import checkpoints, network
+from curator.pictures.images import add_images
+from curator.rounds import evolution
+from curator.runs import training
+from curator.storage.store import Store
 
 LABELED = 10  # images of each class
 EPS = (1.0, 2.0, 4.0)

@@ -18,7 +18,7 @@ import typer
 from curator.commands import DEFAULT_STORE
 
 if TYPE_CHECKING:
-    from curator.store import Store
+    from curator.storage.store import Store
 
 Offer = Callable[[typer.Context, str], list[str]]
 
@@ -31,7 +31,7 @@ def _offer(known: Callable[[Store], Iterable[object]]) -> Offer:
         if "://" in str(where):
             return []
         try:
-            from curator.store import Store
+            from curator.storage.store import Store
 
             return _beginning(known(Store(where)), incomplete)
         except Exception:

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from curator import render
 from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, completion, quality
+from curator.reports import render
 
 GenerationOption = Annotated[
     int | None, typer.Option(help="Generation.", show_default="the newest", autocompletion=completion.generations)
@@ -34,8 +34,8 @@ def show_disagreement(
 
     Example: curator quality disagreement --class cat
     """
-    from curator import disagreement
-    from curator.store import Store
+    from curator.quality import disagreement
+    from curator.storage.store import Store
 
     if image_id is not None:
         rows = disagreement.history(Store(store), image_id)
@@ -83,8 +83,8 @@ def queue(
 
     Example: curator quality queue --limit 20
     """
-    from curator import worklist
-    from curator.store import Store
+    from curator.quality import worklist
+    from curator.storage.store import Store
 
     found = worklist.worklist(Store(store), limit, class_name, reason)
     of = f"manifest {found.manifest}" if found.manifest else f"generation {found.generation}, no manifest yet"
@@ -119,8 +119,8 @@ def audit(
 
     Example: curator quality audit --class cat --sheet cats.csv
     """
-    from curator import audit as audits
-    from curator.store import Store
+    from curator.quality import audit as audits
+    from curator.storage.store import Store
 
     most = limit if sheet is None else audits.EVERY
     found = audits.audit(Store(store), generation, per_class, seed, min_confidence, class_name, most)
@@ -158,8 +158,8 @@ def domain(
 
     Example: curator quality domain --depth 2
     """
-    from curator import domain as domains
-    from curator.store import Store
+    from curator.quality import domain as domains
+    from curator.storage.store import Store
 
     found = domains.domain(Store(store), generation, depth, min_confidence, limit)
     text = [

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from curator import render
 from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app
+from curator.reports import render
 
 if TYPE_CHECKING:
-    from curator.integrity import Health
+    from curator.upkeep.integrity import Health
 
 
 @app.command()
@@ -27,8 +27,8 @@ def doctor(
 
     Example: curator doctor --mend
     """
-    from curator import integrity, mending
     from curator.errors import AnswerIsNo, some
+    from curator.upkeep import integrity, mending
 
     health = mending.mend(store, not quick) if mend else integrity.examine(store, not quick)
     render.answer(health.document, json, _text(store, health))

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from curator import render
 from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, completion, quality
+from curator.reports import render
 
 if TYPE_CHECKING:
-    from curator.duplicates import Found
+    from curator.repeats.duplicates import Found
 
 _MANY = 0.1  # share of the images with a twin by hash from which on a doubt is worth a word
 _SHOWN = 5  # unreadable pictures that are named
@@ -51,9 +51,9 @@ def find_duplicates(
     quiet: QuietOption = False,
 ) -> None:
     """One scan; `leaks` shows the leaks alone, and answers with its exit code."""
-    from curator.duplicates import COSINE, DISTANCE, Rule, find
     from curator.errors import AnswerIsNo, InputError
-    from curator.store import Store
+    from curator.repeats.duplicates import COSINE, DISTANCE, Rule, find
+    from curator.storage.store import Store
 
     if cosine is not None and embeddings is None:
         raise InputError("--cosine is about embeddings, and none are compared", "add --embeddings MODEL")
@@ -80,8 +80,8 @@ def find_duplicates(
 
 def _looks(found: Found) -> list[str]:
     """What looking at the pictures changed."""
-    from curator.duplicates import NEAREST
     from curator.errors import printable
+    from curator.repeats.duplicates import NEAREST
 
     scan = found.scan
     lines = []

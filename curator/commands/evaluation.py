@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from curator import progress, render
+from curator import progress
 from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app, completion
 from curator.commands.models import DeviceOption
 from curator.errors import InputError
+from curator.reports import render
 
 if TYPE_CHECKING:
-    from curator.robustness import Findings
+    from curator.measures.robustness import Findings
 
 
 @app.command()
@@ -62,8 +63,8 @@ def evaluate(
         raise InputError("an eps or steps are given and no attack", "add --attack fgsm or --attack pgd")
     if show is not None and not corruptions:
         raise InputError("--show shows corruptions, and they are not asked for", "add --corruptions")
-    from curator import contact_sheet, robustness
-    from curator.store import Store
+    from curator.measures import contact_sheet, robustness
+    from curator.storage.store import Store
 
     wanted = robustness.Wanted(
         attacks=attack or (),

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from curator import render
 from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app, completion
+from curator.reports import render
 
 if TYPE_CHECKING:
-    from curator.evolution import Evolution
+    from curator.rounds.evolution import Evolution
 
 
 @app.command()
@@ -36,8 +36,8 @@ def evolve(
 
     Example: curator evolve --plan digits
     """
-    from curator import evolution
-    from curator.store import Store
+    from curator.rounds import evolution
+    from curator.storage.store import Store
 
     done = evolution.evolve(Store(store), plan, dry_run, threads, device, tensorboard=tensorboard)
     document = {

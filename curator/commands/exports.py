@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from curator import render
 from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app, completion
+from curator.reports import render
 
 
 @app.command()
@@ -38,9 +38,9 @@ def export(
 
     Example: curator export g0-130000 --format webdataset shards
     """
-    from curator import exports
+    from curator.delivery import exports
     from curator.errors import AnswerIsNo, printable
-    from curator.store import Store
+    from curator.storage.store import Store
 
     done = exports.export(
         Store(store), name, form, destination, shard_rows=shard_rows, shard_bytes=shard_bytes,

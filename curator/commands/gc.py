@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from curator import render
 from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app
+from curator.reports import render
 
 if TYPE_CHECKING:
-    from curator.leftovers import Leftover
+    from curator.upkeep.leftovers import Leftover
 
 _EXAMPLES = 3
 
@@ -35,8 +35,8 @@ def gc(
 
     Example: curator gc --older-than 7d
     """
-    from curator import leftovers
-    from curator.store import Store
+    from curator.storage.store import Store
+    from curator.upkeep import leftovers
 
     age = leftovers.seconds(older_than)
     if delete and not alone:
@@ -68,7 +68,7 @@ def _counts(several: Sequence[Leftover]) -> dict[str, Any]:
 
 
 def _text(document: dict[str, Any], delete: bool, unfinished: bool) -> str:
-    from curator.leftovers import UNFINISHED
+    from curator.upkeep.leftovers import UNFINISHED
 
     number = document["removed" if delete else "would_remove"]
     rows = [kind | {"examples": ", ".join(kind["examples"])} for kind in document["kinds"]]

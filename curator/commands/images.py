@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from curator import render
 from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app
+from curator.reports import render
 
 
 @app.command()
@@ -33,8 +33,8 @@ def init(
     """
     from curator.errors import InputError
     from curator.names import MOST_CLASSES
-    from curator.sources import read_class_file
-    from curator.store import Store
+    from curator.pictures.sources import read_class_file
+    from curator.storage.store import Store
 
     try:
         kept = MOST_CLASSES if keep_classes == "all" else int(keep_classes) if keep_classes is not None else None
@@ -71,9 +71,9 @@ def add_images(
 
     Example: curator add-images photos/pool --split unlabeled
     """
-    from curator import images
     from curator.errors import printable
-    from curator.store import Store
+    from curator.pictures import images
+    from curator.storage.store import Store
 
     done = images.add_images(Store(store), source, split, labels, scan, base)
     lines = [f"added {done.added} of {done.total} images, {done.already_present} were there already"]

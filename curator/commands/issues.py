@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from curator import render
 from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, completion, quality
 from curator.commands.models import DeviceOption
+from curator.reports import render
 
 if TYPE_CHECKING:
-    from curator.calibration import Calibration
-    from curator.issues import Issues
-    from curator.store import Store
+    from curator.quality.calibration import Calibration
+    from curator.quality.issues import Issues
+    from curator.storage.store import Store
 
 _WORST = 10  # classes that are named
 
@@ -55,7 +55,7 @@ def folds(
     Example: curator quality folds --recipe tiny-teacher --folds 5
     """
     from curator.errors import InputError, printable
-    from curator.store import Store
+    from curator.storage.store import Store
 
     if file is not None:
         _import_held_out(context, Store(store), file, name, json)
@@ -64,7 +64,7 @@ def folds(
         raise InputError(
             "neither a recipe to train by nor a file of labels is given", "--recipe tiny-teacher, or --from FILE"
         )
-    from curator import folds
+    from curator.runs import folds
 
     done = folds.run(Store(store), recipe, count, name, seed, change, threads, None if pack == "none" else pack, device)
     lines = [f"run '{done.run}': {done.folds} folds, {done.trained} of them now, {done.images} images labeled"]
@@ -80,8 +80,8 @@ def folds(
 
 
 def _import_held_out(context: typer.Context, store: Store, file: str, name: str | None, json: bool) -> None:
-    from curator import held_out
     from curator.errors import InputError
+    from curator.generations import held_out
 
     options = {"recipe": "--recipe", "count": "--folds", "seed": "--seed", "change": "--set", "threads": "--threads"}
     options |= {"pack": "--pack", "device": "--device"}
@@ -125,8 +125,8 @@ def issues(
 
     Example: curator quality issues --csv suspects.csv
     """
-    from curator import issues
-    from curator.store import Store
+    from curator.quality import issues
+    from curator.storage.store import Store
 
     found = issues.find(Store(store), run, generation, by, order, limit, cells, csv)
     render.answer(found._asdict(), json, _issues(found))
@@ -185,8 +185,8 @@ def calibration(
 
     Example: curator quality calibration --model g0-tiny-teacher --plot reliability.png
     """
-    from curator import calibration, reliability
-    from curator.store import Store
+    from curator.quality import calibration, reliability
+    from curator.storage.store import Store
 
     if plot is not None:
         reliability.check(plot)

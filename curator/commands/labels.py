@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from curator import render
 from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app, completion
+from curator.reports import render
 
 
 @app.command("import-labels")
@@ -24,8 +24,8 @@ def import_labels(
 
     Example: curator import-labels labels.parquet --generation 0 --model big-teacher
     """
-    from curator import labels
-    from curator.store import Store
+    from curator.generations import labels
+    from curator.storage.store import Store
 
     done = labels.import_labels(Store(store), file, generation, model, max_rejected)
     text = f"generation {generation}: {done.images} images labeled by '{model}', {done.rejected} rows rejected"
@@ -53,9 +53,9 @@ def review(
 
     Example: curator review --image-id 42 --decision relabel --new-label cat
     """
-    from curator import reviews
+    from curator.decisions import reviews
     from curator.errors import InputError
-    from curator.store import Store
+    from curator.storage.store import Store
 
     if file is not None:
         if (image_id, decision, new_label, reason) != (None,) * 4:
@@ -87,8 +87,8 @@ def index(
 
     Example: curator index
     """
-    from curator import gallery
-    from curator.store import Store
+    from curator.quality import gallery
+    from curator.storage.store import Store
 
     rows = gallery.index(Store(store), generation)
     render.answer({"generations": rows}, json, render.table(rows))

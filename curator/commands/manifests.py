@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from curator import render
 from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app, completion
+from curator.reports import render
 
 if TYPE_CHECKING:
-    from curator.checks import Verdict
-    from curator.manifests import Manifest
-    from curator.store import Store
+    from curator.curation.checks import Verdict
+    from curator.curation.manifests import Manifest
+    from curator.storage.store import Store
 
 
 @app.command("build-manifest")
@@ -69,8 +69,9 @@ def build_manifest(
 
     Example: curator build-manifest --per-class 130000
     """
-    from curator import building, records
-    from curator.store import Store
+    from curator.curation import building
+    from curator.loading import records
+    from curator.storage.store import Store
 
     options: dict[str, Any] = {
         "generation": generation, "per_class": per_class, "min_confidence": min_confidence, "policy": policy,
@@ -97,8 +98,8 @@ def list_manifests(store: StoreOption = DEFAULT_STORE, json: JsonOption = False,
 
     Example: curator manifests
     """
-    from curator import manifests
-    from curator.store import Store
+    from curator.curation import manifests
+    from curator.storage.store import Store
 
     rows = manifests.published(Store(store))
     text = render.table(rows) if rows else "no manifests yet; make one with: curator build-manifest --per-class K"
@@ -119,8 +120,8 @@ def show(
 
     Example: curator show g0-130000
     """
-    from curator import account, manifests
-    from curator.store import Store
+    from curator.curation import account, manifests
+    from curator.storage.store import Store
 
     if image_id is not None:
         _explain(Store(store), name, image_id, json)
@@ -161,8 +162,8 @@ def diff(
 
     Example: curator diff g0-130000 g1-130000
     """
-    from curator import comparison
-    from curator.store import Store
+    from curator.curation import comparison
+    from curator.storage.store import Store
 
     found = comparison.diff(Store(store), before, after)
     changed = [c for c in found.classes if any(c[name] for name in comparison.COUNTS if name != "same")]
@@ -188,9 +189,9 @@ def check(
 
     Example: curator check g0-130000
     """
-    from curator import manifests
+    from curator.curation import manifests
     from curator.errors import AnswerIsNo, some
-    from curator.store import Store
+    from curator.storage.store import Store
 
     verdicts = manifests.check(Store(store), name)
     text = (
@@ -206,7 +207,7 @@ def check(
 
 
 def _explain(store: Store, name: str, image_id: int, json: bool) -> None:
-    from curator import explanation
+    from curator.curation import explanation
 
     found = explanation.explain(store, name, image_id)
     text = f"image {image_id} is {'in' if found.is_in else 'not in'} {name}: {found.reason}"
@@ -246,7 +247,7 @@ def _verdict(verdict: Verdict) -> str:
 
 
 def _document(manifest: Manifest) -> dict[str, Any]:
-    from curator import account
+    from curator.curation import account
 
     return {
         "name": manifest.name,
@@ -264,7 +265,7 @@ def _document(manifest: Manifest) -> dict[str, Any]:
 
 
 def _summary(manifest: Manifest) -> str:
-    from curator import account
+    from curator.curation import account
 
     lines = [
         f"{manifest.name}: {manifest.rows} rows from {manifest.unique_images} images, generation {manifest.generation}"
@@ -284,7 +285,7 @@ def _summary(manifest: Manifest) -> str:
 
 
 def _class_table(manifest: Manifest) -> str:
-    from curator import account
+    from curator.curation import account
 
     columns = ["label", "class_name", "candidates", "eligible", "kept", "rows", "most_copies", "cut_off"]
     if account.precision(manifest)[1]:

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from curator import render
 from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app, completion
+from curator.reports import render
 
 DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, mps; 'auto' is a GPU if there is one.")]
 _INPUT_BOUND = 0.1  # share of the time from which on waiting is worth a word
@@ -54,16 +54,17 @@ def train(
 
     Example: curator train --recipe tiny-student --manifest g0-300
     """
-    from curator.store import Store
+    from curator.storage.store import Store
 
     source = None if pack == "none" else pack
     if dry_run:
-        from curator import estimate
         from curator.commands.recipes import answer_estimate
+        from curator.runs import estimate
 
         answer_estimate(estimate.estimate(Store(store), recipe, manifest, change, source, device), json)
         return
-    from curator import progress, training
+    from curator import progress
+    from curator.runs import training
 
     try:
         done = training.train(
@@ -122,15 +123,15 @@ def label(
 
     Example: curator label --model g0-tiny-teacher
     """
-    from curator import labeling
-    from curator.store import Store
+    from curator.storage.store import Store
+    from curator.teachers import labeling
 
     kept = None
     if not embeddings:
         done = labeling.label(Store(store), model, split, batch_size, threads, part_seconds, engine, device)
     else:
-        from curator.embedding import embed
         from curator.ranks import join
+        from curator.teachers.embedding import embed
 
         with join(device):  # for both: a process joins the ranks of its run once
             done = labeling.label(Store(store), model, split, batch_size, threads, part_seconds, engine, device)
@@ -166,7 +167,7 @@ def demo(
 
     Example: curator demo demo
     """
-    from curator import demo
+    from curator.rounds import demo
 
     with redirect_stdout(sys.stderr) if json else nullcontext():
         rows = demo.play(lambda arguments: app(arguments, standalone_mode=False), folder, tune, seed)

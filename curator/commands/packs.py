@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from curator import render
 from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app, completion
+from curator.reports import render
 
 if TYPE_CHECKING:
-    from curator.packs import Packed
-    from curator.store import Store
+    from curator.delivery.packs import Packed
+    from curator.storage.store import Store
 
 
 @app.command()
@@ -42,10 +42,12 @@ def pack(
 
     Example: curator pack g0-130000 --size 256 --quality 90
     """
-    from curator import exports, manifests, packs, records
+    from curator.curation import manifests
+    from curator.delivery import exports, packs
+    from curator.delivery.shards import Form
     from curator.errors import InputError
-    from curator.shards import Form
-    from curator.store import Store
+    from curator.loading import records
+    from curator.storage.store import Store
 
     form = Form.of(size, quality, original)
     if verify:
@@ -85,7 +87,7 @@ def _text(done: Packed) -> str:
 
 
 def _verify(store: Store, name: str, json: bool) -> None:
-    from curator import packs
+    from curator.delivery import packs
     from curator.errors import AnswerIsNo, printable
 
     done = packs.verify(store, name)

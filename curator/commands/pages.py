@@ -31,9 +31,10 @@ def app(
     """
     import sys
 
-    from curator import progress, render
-    from curator.server import server
-    from curator.store import Store
+    from curator import progress
+    from curator.reports import render
+    from curator.serving.server import server
+    from curator.storage.store import Store
 
     found = server(Store(store), port, address)
     if not found.is_local:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from curator import render
 from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app, completion
+from curator.reports import render
 
 if TYPE_CHECKING:
-    from curator.estimate import Estimate
-    from curator.recipes import Recipe
+    from curator.networks.recipes import Recipe
+    from curator.runs.estimate import Estimate
 
 # Parameters and multiply-adds of the shipped recipes' networks, at their training resolution and with 1000 classes:
 # `estimate.size` needs torch and ten seconds for all of them. tests/test_shipped_recipes.py holds them to it.
@@ -46,7 +46,7 @@ def recipes(
 
     Example: curator recipes efficientnet-b0-student > mine.toml
     """
-    from curator.recipes import load, shipped, to_toml
+    from curator.networks.recipes import load, shipped, to_toml
 
     if name is not None:
         short, recipe = load(name)
@@ -96,7 +96,7 @@ def _line(figures: dict[str, Any]) -> dict[str, Any]:
 
 def answer_estimate(found: Estimate, json: bool) -> None:
     """Prints what training would take: the resolved recipe, size, phases and time."""
-    from curator.recipes import to_toml
+    from curator.networks.recipes import to_toml
 
     phases = [
         {

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from curator import render
 from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app, completion
 from curator.errors import InputError
+from curator.reports import render
 
 
 @app.command()
@@ -35,9 +35,9 @@ def report(
     if (name is None) == (not model):
         what = "a manifest and models do not fit on one page" if model else "neither a manifest nor a model is named"
         raise InputError(what, "curator report MANIFEST, or curator report --model MODEL")
-    from curator import evaluation_report
-    from curator.report import write
-    from curator.store import Store
+    from curator.measures import evaluation_report
+    from curator.reports.report import write
+    from curator.storage.store import Store
 
     if model:
         shown = evaluation_report.write(Store(store), model, output, force)

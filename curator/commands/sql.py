@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from curator import render
 from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app
+from curator.reports import render
 
 
 @app.command()
@@ -28,9 +28,9 @@ def sql(
 
     Example: curator sql "select class_name, count(*), avg(confidence) from labels group by all order by 2 desc"
     """
-    from curator import sandbox
     from curator.errors import InputError, suggestion
-    from curator.store import Store
+    from curator.serving import sandbox
+    from curator.storage.store import Store
 
     if (query is None) == (file is None):
         raise InputError("give either a query or a file", 'curator sql "select ...", or curator sql -f query.sql')

@@ -1,5 +1,5 @@
 -- Purpose: rows whose soft label does not sum to 1. Imports may be off by 1e-3, and rounding moves each probability by
---          2^-12 at most, or by 2^-6 of itself where that is less (curator/softlabels.py). NaN and null are off too.
+--          2^-12 at most, or by 2^-6 of itself where that is less (curator/generations/softlabels.py). NaN and null are off too.
 -- Inputs:  rows.
 -- Grain:   one row per such row; none in a sound manifest.
 select image_id, uri, label, mass

@@ -1,0 +1,1 @@
+"""Selection and manifests: from soft labels to a training list."""

@@ -1,0 +1,1 @@
+"""Manifests handed on: exports, and packs of pictures."""

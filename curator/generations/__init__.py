@@ -1,0 +1,1 @@
+"""Soft labels, generation by generation, and the tables that follow from them."""

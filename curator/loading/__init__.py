@@ -1,0 +1,1 @@
+"""The loader: rows of a manifest become batches."""

@@ -1,0 +1,1 @@
+"""Networks: recipes, weights, engines, probabilities of stored images."""

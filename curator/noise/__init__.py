@@ -1,0 +1,1 @@
+"""What is done to pictures: augmentation for students, corruptions for tests."""

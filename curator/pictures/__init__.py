@@ -1,0 +1,1 @@
+"""Images: found in a source, read, decoded, added to the store."""

@@ -1,0 +1,1 @@
+"""How good the data are: wrong labels, calibration, drift, audits."""

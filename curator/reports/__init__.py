@@ -1,0 +1,1 @@
+"""Reports: plots, pages, tables on the terminal."""

@@ -1,0 +1,1 @@
+"""What the app and ad hoc SQL stand on."""

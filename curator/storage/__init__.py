@@ -1,0 +1,1 @@
+"""The store: Delta Lake tables in a folder or a bucket."""

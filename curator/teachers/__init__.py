@@ -1,0 +1,1 @@
+"""A model as a teacher: soft labels and embeddings of every image."""
