@@ -24,6 +24,7 @@ from curator.pictures.images import add_images
 from curator.quality import audit, calibration, disagreement
 from curator.runs.journal import Journal
 from curator.schema import METRICS
+from curator.storage import additions
 from curator.storage.store import Store
 
 # The second name would be markup, end a text in an expression, or run off, were it not shown as text.
@@ -295,7 +296,9 @@ def test_training(page: Callable[..., AppTest], second: Store) -> None:
     assert "Choose a run" in shown(test.multiselect[0].set_value([]).run())
     second.delta("metrics").delete()
     old = dt.datetime.now(dt.UTC) - dt.timedelta(hours=1)
-    second.append("metrics", pa.table([["late"], [1], [0.1], ["loss"], [float("nan")], [old]], schema=METRICS.schema))
+    additions.append(
+        second, "metrics", pa.table([["late"], [1], [0.1], ["loss"], [float("nan")], [old]], schema=METRICS.schema)
+    )
     test = page("training", second)
     assert "goes on" not in shown(test)
     assert test.multiselect[0].value == ["late"]

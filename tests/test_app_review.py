@@ -20,6 +20,7 @@ from curator.pictures.images import add_images
 from curator.quality.audit import audit
 from curator.quality.worklist import worklist
 from curator.schema import DUPLICATES
+from curator.storage import additions
 from curator.storage.store import Store
 
 HOSTILE = "<b>x<i> **bold** `code`\u202e"
@@ -400,7 +401,7 @@ def test_a_leak_is_shown_beside_what_it_leaks(fresh: Store, monkeypatch: pytest.
     held = fresh.rows("select image_id from images where split = 'holdout'")[0]["image_id"]
     image = queue(fresh)[4]
     twin = {"image_id": image, "group_id": image, "nearest": held, "kind": "phash", "distance": 4.0, "leak": True}
-    fresh.append("duplicates", pa.Table.from_pylist([twin | {"holdout_twin": held}], DUPLICATES.schema))
+    additions.append(fresh, "duplicates", pa.Table.from_pylist([twin | {"holdout_twin": held}], DUPLICATES.schema))
     test = page(fresh, monkeypatch)
     assert test.query_params["at"] == str(image)
     assert "Of the holdout: pool\\/held\\.png, phash, distance 4" in said(test)

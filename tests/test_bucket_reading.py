@@ -267,7 +267,7 @@ def test_a_version_has_its_own_files_whatever_was_seen_since(there: Store) -> No
             assert con.sql("select count(*) from stored_reviews").fetchall() == [(len(found),)]
     assert there.files("reviews") == files[max(files)]
     assert there.files("packed") == there.files("packed", ABSENT) == []
-    other.make("packed")
+    additions.make(other, "packed")
     assert there.every_version()["packed"] == 0
 
 

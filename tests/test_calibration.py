@@ -24,6 +24,7 @@ from curator.generations import softlabels
 from curator.generations.labels import import_labels
 from curator.pictures.images import add_images
 from curator.quality import calibration, reliability
+from curator.storage import additions
 from curator.storage.store import Store
 
 NAMES = ("cat", "dog", "owl", "fox")
@@ -127,7 +128,7 @@ def test_the_newest_fit_counts(judged: Store) -> None:
     calibration.calibrate(judged)
     row = judged.rows("select * from calibrations")[0]
     later = row | {"temperature": 3.0, "fitted_at": row["fitted_at"].replace(year=row["fitted_at"].year + 1)}
-    judged.append("calibrations", pa.Table.from_pylist([later], calibration.CALIBRATIONS.schema))
+    additions.append(judged, "calibrations", pa.Table.from_pylist([later], calibration.CALIBRATIONS.schema))
     con = judged.connect()
     newest = queries.rows(con, queries.text("calibration"), generation=0, model="sharp")
     assert [row["temperature"] for row in newest] == [3.0]

@@ -236,7 +236,7 @@ def test_a_stopped_build_leaves_nothing_behind(large: Store, tmp_path: Path, num
         run.send_signal(number)
         told = run.communicate()[1]
         codes.append(run.returncode)
-        assert run.returncode in (0, 130), told
+        assert run.returncode in (0, 130, -number), told  # the last: Python itself was ending
         assert "Traceback" not in told
         assert list(temporary.glob("curator-selection-*")) == []
         assert [path.name for path in (large.path / "manifests").glob(".*stopped*")] == []

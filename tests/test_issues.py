@@ -272,7 +272,9 @@ def test_nothing_to_judge_by(judged: Store) -> None:
     with pytest.raises(InputError, match="no run of folds 'q'"):
         issues.find(judged, run="q")
     ids = [row["image_id"] for row in judged.rows("select image_id from images limit 1")]
-    judged.append("held_out", held_out(softlabels.summarize(np.array([[1, 0, 0]], np.float32), 20), ids, "second"))
+    additions.append(
+        judged, "held_out", held_out(softlabels.summarize(np.array([[1, 0, 0]], np.float32), 20), ids, "second")
+    )
     with pytest.raises(InputError, match="2 runs of folds: r, second"):
         issues.find(judged)
     assert issues.find(judged, run="second").unjudged == 10

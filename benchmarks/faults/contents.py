@@ -20,6 +20,7 @@ from urllib.parse import unquote
 # they are not there.
 DERIVED = ("drift", "changes", "browse", "histograms")
 _TIMES = {"added_at", "created_at", "decided_at", "at", "basis"}
+_NUMBERS = ("confidence", "margin", "entropy", "tail", "top_probs")
 _RATES = ("images_per_second", "input_bound", "loader_")
 _OF_A_PACK = ("pack", "image_id", "byte_length", "width", "height", "content_hash", "source_hash")
 
@@ -36,6 +37,8 @@ class Contents(NamedTuple):
         decisions: What the reviews come to, by image.
         checkpoint: The newest step that a training has kept, over all models; -1 for none.
         staged: Rows of labels that are written and not published.
+        numbers: The numbers of each label, by generation and image. A picture's neighbours in its batch may change
+            their last bits, and a run that goes on may have other batches.
     """
 
     raw: dict[str, list[str]]
@@ -46,6 +49,13 @@ class Contents(NamedTuple):
     decisions: list[str]
     checkpoint: int
     staged: int
+    numbers: dict[tuple[int, int], list[float]]
+
+    def apart(self, other: Contents) -> float:
+        """The largest difference between numbers of labels that both hold."""
+        both = self.numbers.keys() & other.numbers.keys()
+        pairs = ((self.numbers[key], other.numbers[key]) for key in both)
+        return max((abs(a - b) for one, two in pairs for a, b in zip(one, two, strict=True)), default=0.0)
 
     def of(self, *tables: str) -> dict[str, Counter[str]]:
         """The repeatable rows of tables, counted; of all but the derived ones where none is named."""
@@ -96,6 +106,7 @@ def read(path: Path) -> Contents:
         sorted(json.dumps(row) for row in decisions),
         max(steps, default=-1),
         sum(pq.read_metadata(file).num_rows for file in staged),
+        {(row["generation"], row["image_id"]): _numbers(row) for row in map(json.loads, raw["labels"])},
     )
 
 
@@ -142,12 +153,18 @@ def _files(path: Path) -> set[str]:
     return {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
 
 
+def _numbers(row: dict[str, Any]) -> list[float]:
+    return [*(row[name] for name in _NUMBERS[:-1]), *row["top_probs"]]
+
+
 def _repeats(table: str, row: dict[str, Any]) -> bool:
     return table != "metrics" or not row["name"].startswith(_RATES)
 
 
 def _repeatable(table: str, row: dict[str, Any]) -> dict[str, Any]:
     row = {name: value for name, value in row.items() if name not in _TIMES}
+    if table == "labels":
+        return {name: value for name, value in row.items() if name not in _NUMBERS}
     if table == "packed":
         return {name: row[name] for name in _OF_A_PACK}
     if table == "models" and row["metrics"]:

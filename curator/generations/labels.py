@@ -250,10 +250,12 @@ def _publish_import(
 
 
 def _register(store: Store, model: str, generation: int) -> None:
-    """Notes a model from outside in the models table, once."""
-    if not store.rows("select 1 from models where model = $model", model=model):
+    """Notes a model from outside in the models table, once, whoever else does so at the same time."""
+    table = store.delta("models")
+    if not store.rows("select 1 from models where model = $model", {"models": table.version()}, model=model):
         row = {"model": model, "generation": generation, "parents": [], "created_at": dt.datetime.now(dt.UTC)}
-        additions.append(store, "models", pa.Table.from_pylist([row], MODELS.schema))
+        with suppress(CommitRaced):
+            additions.claim(store, "models", pa.Table.from_pylist([row], MODELS.schema), f"model {model}", table)
 
 
 class _Parts:

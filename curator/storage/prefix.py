@@ -121,6 +121,10 @@ class BucketPlace(Place):
         return self.bucket.folders()
 
     @override
+    def identity(self, name: str) -> object:
+        return None
+
+    @override
     def read(self, name: str) -> bytes:
         return self.bucket.read(name)
 

@@ -84,7 +84,8 @@ class Store:
     def __init__(self, path: str | Path) -> None:
         self.place = prefix.at(path)
         self.path = self.place.work
-        self._open: dict[str, tuple[deltalake.DeltaTable, _Look]] = {}  # as they were seen last
+        # Tables as they were seen last, and which one of that name.
+        self._open: dict[str, tuple[object, deltalake.DeltaTable, _Look]] = {}
         self._turns = {name: threading.Lock() for name in TABLES}
         try:
             stated = json.loads(self.place.read(_SETTINGS))
@@ -217,7 +218,10 @@ class Store:
     def _look(self, table: str, version: int | None) -> _Look:
         """Looks at a table, which stays open: to open it anew reads its whole log, a request for each commit."""
         with self._turns[table]:
-            opened, known = self._open.get(table, (None, None))
+            which = self.place.identity(FOLDERS[table])
+            before, opened, known = self._open.get(table, (None, None, None))
+            if before != which:  # what follows from other data may be deleted and made again
+                opened = known = None
             if known is not None and known.version == version:
                 return known
             if opened is None or version is not None:
@@ -225,7 +229,7 @@ class Store:
             else:
                 self.follow(table, opened)
             look = _Look(opened.version(), paths_of(opened))
-            self._open[table] = opened, look
+            self._open[table] = which, opened, look
             return look
 
     def _look_at(self, wanted: Mapping[str, int | None]) -> dict[str, _Look]:

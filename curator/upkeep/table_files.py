@@ -213,8 +213,9 @@ class _Bounds:
         if group.rows != self.rows:
             return f"holds {self.rows} rows in a group of {group.rows}"
         for name, column in group.columns.items():
-            if column.nulls not in (None, self.nulls[name]):
-                return f"has {self.nulls[name]} nulls in {name}, and its footer says {column.nulls}"
+            nulls = self.nulls.get(name, 0)  # a scan that found nothing wrote a group without rows
+            if column.nulls not in (None, nulls):
+                return f"has {nulls} nulls in {name}, and its footer says {column.nulls}"
             low, high = column.ends
             ends = [end for end in self.ends.get(name, []) if end is not None]
             if any((low is not None and end < low) or (high is not None and end > high) for end in ends):
