@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -220,6 +221,31 @@ def test_what_is_acknowledged_is_on_the_disk(
             assert path.parent.stat().st_ino in synced, path
     fresh = Store.create(store.path.parent / "fresh", ["x"])
     assert all(path.stat().st_ino in synced for path in fresh.path.rglob("*") if path.is_file())
+
+
+def test_a_checkpoint_of_the_log_that_a_power_cut_took(store: Store, ids: dict[str, int], curator: Run) -> None:
+    """deltalake sums a log up now and then; without the summary the commits say the same."""
+    for number in range(3):
+        reviews.record(store, ids["a"], 0, "accept", reason=str(number))
+    log = store.path / "reviews" / "_delta_log"
+    query = ["sql", "select count(*) from reviews", "--format", "json", "--store", store.path]
+    for size in (0, 100, None):
+        store.delta("reviews").create_checkpoint()
+        (checkpoint,) = log.glob("*.checkpoint.parquet")
+        if size is None:
+            checkpoint.unlink()
+        else:
+            os.truncate(checkpoint, size)
+        done = curator(*query)
+        if done.code:
+            mend = re.search("mend: (rm .+): summaries of commits", done.err)
+            assert mend is not None, done.err
+            subprocess.run(["bash", "-c", mend[1]], check=True)
+            assert not list(log.glob("*checkpoint*"))
+            done = curator(*query)
+        assert json.loads(done.out) == [{"count_star()": 3}]
+        for file in log.glob("*checkpoint*"):
+            file.unlink()
 
 
 # Damage

@@ -131,6 +131,36 @@ def test_figures_of_a_run_that_died_before_it_was_registered_are_taken_back(stor
     assert rows[1]["value"] == done.loss
 
 
+def test_figures_before_a_checkpoint_are_there_whenever_the_run_dies(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right before a checkpoint is written, and right after."""
+    changes = ["evaluation.every=3"]
+    teach(store, *OWN, *changes, name="whole")
+    query = "select step, name, value from metrics where model = $m and name not similar to $n order by all"
+    want = store.rows(query, m="whole", n="images_per_second|input_bound|loader_.*")
+    save = checkpoints.save
+    for number, after in ((3, True), (7, False), (8, True)):
+        seen = []
+
+        def dies(*arguments: Any, number: int = number, after: bool = after, seen: list[int] = seen) -> None:
+            seen.append(arguments[1])
+            if len(seen) < number or after:
+                save(*arguments)
+            if len(seen) == number:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoints, "save", dies)
+            with pytest.raises(KeyboardInterrupt):
+                teach(store, *OWN, *changes, name="late", checkpoint_seconds=0)
+        teach(store, *OWN, *changes, name="late", resume=True)
+        assert store.rows(query, m="late", n="images_per_second|input_bound|loader_.*") == want
+        store.delta("models").delete("model = 'late'")
+        store.delta("metrics").delete("model = 'late'")
+        shutil.rmtree(store.path / "models" / "late")
+
+
 def test_an_unfinished_run_is_not_thrown_away(store: Store, curator: Callable[..., Answer]) -> None:
     stopped(store)
     with pytest.raises(InputError, match="an unfinished run of 'late' has the checkpoint") as caught:

@@ -315,9 +315,10 @@ class _Run:
                 "precision": self.precision,
                 "moving": None if moving is None else moving.state_dict(),
             }
+            # The figures first: those behind a checkpoint are taken back, those before it would not be written again.
+            self.journal.write(step, failures)
             checkpoints.save(self.folder, step, weights, state, self.recipe.compute.keep_checkpoints)
             self.store.place.mirror(self.folder)
-            self.journal.write(step, failures)
         self.ranks.wait()
 
     def _say(self, text: str) -> None:

@@ -82,15 +82,34 @@ def publish(
             raise CommitRaced(who, "run the same command again") from None
     except OSError as error:
         raise place.failure(error) or error from None
-    place.settle(_commits_after(place, table))  # deltalake leaves that to chance
+    place.settle(_log_after(place, table))  # deltalake leaves that to chance
     place.release(files)
 
 
-def _commits_after(place: Place, table: deltalake.DeltaTable) -> Iterator[Path]:
-    """The commits of a table behind the version at which it is open, where they are files of this machine."""
+def _log_after(place: Place, table: deltalake.DeltaTable) -> Iterator[Path]:
+    """The log of a table behind the version at which it is open, where it is files of this machine."""
     log = place.work / FOLDERS[table.metadata().name] / "_delta_log"
-    named = (log / f"{version:020}.json" for version in itertools.count(table.version() + 1))
-    return itertools.takewhile(Path.exists, named)
+    for version in itertools.count(table.version() + 1):
+        commit, checkpoint = log / f"{version:020}.json", log / f"{version:020}.checkpoint.parquet"
+        if not commit.exists():
+            return
+        yield commit
+        if checkpoint.exists():  # of every hundredth version
+            yield from (checkpoint, log / "_last_checkpoint")
+
+
+def needless(log: Path) -> list[Path]:
+    """The checkpoints of a log of this machine, where one is damaged or gone and every commit is there anyway."""
+    commits = sorted(int(file.stem) for file in log.glob("*.json"))
+    hint, checkpoints = log / "_last_checkpoint", sorted(log.glob("*.checkpoint*.parquet"))
+    damaged = hint.exists() and not checkpoints
+    for file in checkpoints:
+        try:
+            pq.read_table(file)
+        except (OSError, pa.ArrowException):
+            damaged = True
+    whole = commits == [*range(len(commits))]
+    return [*checkpoints, *([hint] if hint.exists() else [])] if damaged and whole else []
 
 
 def expect_own_columns(table: deltalake.DeltaTable) -> None:

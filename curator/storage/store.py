@@ -200,10 +200,11 @@ class Store:
 
     def unreadable(self, table: str, error: Exception) -> StoreError:
         """What to tell when the files of a table are damaged or gone, or the bucket that holds them is."""
-        return self.place.failure(error) or StoreError(
-            f"the table '{table}' of the store '{self.place}' cannot be read ({str(error).splitlines()[0]})",
-            f"restore {self.place.uri(FOLDERS[table])} from a backup, with all files that its _delta_log names",
-        )
+        mend = f"restore {self.place.uri(FOLDERS[table])} from a backup, with all files that its _delta_log names"
+        if broken := delta.needless(self.path / FOLDERS[table] / "_delta_log"):
+            mend = f"rm {shlex.join(map(str, broken))}: summaries of commits, and those are all there"
+        what = f"the table '{table}' of the store '{self.place}' cannot be read ({str(error).splitlines()[0]})"
+        return self.place.failure(error) or StoreError(what, mend)
 
     def files(self, table: str, version: int | None = None) -> list[str]:
         """The Parquet files of a table, sorted; none where the store is or was older than the table."""
