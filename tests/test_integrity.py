@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import json
 import random
 import shutil
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from conftest import CLASSES, PROBS, Answer
 
 from curator.curation import building
 from curator.decisions.reviews import add_review
+from curator.errors import StoreError
 from curator.generations.labels import import_labels
 from curator.schema import FOLDERS, MODELS, PACKED, TABLES
 from curator.storage import additions
@@ -88,6 +90,19 @@ def commit(store: Store, table: str, version: int | None = None) -> Path:
     """A commit of a table; the last one by default."""
     log = store.path / FOLDERS[table] / "_delta_log"
     return log / f"{version:020}.json" if version is not None else max(log.glob("*.json"))
+
+
+def next_commit(store: Store, table: str) -> Path:
+    """Where the next commit of a table will lie."""
+    newest = commit(store, table)
+    return newest.with_stem(f"{int(newest.stem) + 1:020}")
+
+
+def turn_on_deletion_vectors(store: Store, table: str) -> None:
+    """As another engine does, by a commit that raises the protocol."""
+    features = ["deletionVectors"]
+    raised = {"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": features, "writerFeatures": features}
+    next_commit(store, table).write_text(json.dumps({"protocol": raised}) + "\n", "utf-8")
 
 
 def delete(store: Store, table: str, where: str) -> None:
@@ -178,7 +193,9 @@ FAULTS: dict[str, tuple[Callable[[Store], object], dict[str, int]]] = {
     "the log has narrower bounds": (lambda s: restate(s, HIGHEST, f"{HIGHEST}-"), {"files": 1}),
     "a commit is gone": (lambda s: commit(s, "labels", 1).unlink(), {"log": 1}),
     "the first commit is gone": (lambda s: commit(s, "labels", 0).unlink(), {"log": 1}),
-    "the last commit is empty": (lambda s: cut(commit(s, "reviews"), 0), {"log": 1}),
+    "the last commit is empty": (lambda s: next_commit(s, "reviews").touch(), {"log": 1}),
+    "the last commit is gone": (lambda s: commit(s, "reviews").unlink(), {"lost_commits": 1}),
+    "rows may be deleted beside files": (lambda s: turn_on_deletion_vectors(s, "labels"), {"log": 1}),
     "a commit is torn": (lambda s: cut(commit(s, "labels", 1), -20), {"log": 1}),
     "a table is gone": (lambda s: shutil.rmtree(s.path / "reviews"), {"log": 1}),
     "a column too many": (lambda s: s.delta("reviews").alter.add_columns([deltalake.Field("x", LONG)]), {"schema": 1}),
@@ -221,6 +238,22 @@ def test_a_fault(store: Store, fault: str) -> None:
     if fault in MENDED:
         mended = mending.mend(store.path)
         assert (mended.ok, len(mended.mended)) == (True, 1), mended
+
+
+def test_a_table_with_rows_deleted_beside_its_files_is_not_read(store: Store, curator: Run) -> None:
+    """Neither by who opens it nor by who has it open: the deleted rows would come back."""
+    query = ["sql", "select count(*) from labels", "--store", store.path]
+    assert store.versions()["labels"] == 2
+    assert curator(*query).code == 0
+    turn_on_deletion_vectors(store, "labels")
+    answer = curator(*query)
+    assert (answer.code, answer.out) == (2, "")
+    assert "the table 'labels' needs what this version of curator cannot read (deletionVectors)" in answer.err
+    assert f"mend: ALTER TABLE delta.`file://{store.path / 'labels'}/` DROP FEATURE deletionVectors" in answer.err
+    with pytest.raises(StoreError, match="deletionVectors"):
+        store.versions()
+    with pytest.raises(StoreError, match="deletionVectors"):
+        add_review(store, image(store, "a"), "accept", None, "me", None)
 
 
 def test_a_damaged_store_json_and_no_store(store: Store, tmp_path: Path, curator: Run) -> None:

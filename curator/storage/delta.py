@@ -124,6 +124,23 @@ def expect_own_columns(table: deltalake.DeltaTable) -> None:
         raise StoreError(f"{what}, so it is read and not written to", "pip install --upgrade curator")
 
 
+def expect_plain(table: deltalake.DeltaTable) -> None:
+    """Whether the rows of a table are those of its files, as they stand there.
+
+    Another engine may have turned on what is otherwise: rows that are deleted beside the files, columns of other names.
+    Whoever reads the files alone would bring such rows back, and say nothing.
+
+    Raises:
+        StoreError: The table needs a reader of Delta Lake's protocol above version 1.
+    """
+    protocol = table.protocol()
+    if protocol.min_reader_version > 1:
+        features = protocol.reader_features or ["columnMapping"]  # what version 2 stands for; it lists none
+        what = f"the table '{table.metadata().name}' needs what this version of curator cannot read ({some(features)})"
+        mend = f"ALTER TABLE delta.`{table.table_uri}` DROP FEATURE {features[0]}, in the engine that turned it on"
+        raise StoreError(what, mend)
+
+
 def write(rows: pa.Table, file: Path) -> None:
     """Writes rows as a table's file; each page has a checksum, by which `curator doctor` finds a bit that flipped."""
     pq.write_table(rows, file, compression="zstd", write_page_checksum=True)

@@ -172,7 +172,7 @@ class Store:
             found = deltalake.DeltaTable(uri, version=version, storage_options=self.place.options)
         except (DeltaError, OSError) as error:
             raise self.unreadable(table, error) from None
-        self._check_commit(table, found)
+        self._check(table, found)
         return found
 
     def follow(self, table: str, opened: deltalake.DeltaTable) -> None:
@@ -185,9 +185,10 @@ class Store:
             opened.update_incremental()
         except (DeltaError, OSError) as error:
             raise self.unreadable(table, error) from None
-        self._check_commit(table, opened)
+        self._check(table, opened)
 
-    def _check_commit(self, table: str, opened: deltalake.DeltaTable) -> None:
+    def _check(self, table: str, opened: deltalake.DeltaTable) -> None:
+        delta.expect_plain(opened)
         commit = self.path / FOLDERS[table] / "_delta_log" / f"{opened.version():020}.json"
         if commit.exists() and not commit.stat().st_size:
             # read as it stands, it would hide the rows of that commit, and the next one would bury it

@@ -25,7 +25,7 @@ from curator.curation.checks import SHOWN
 from curator.errors import InputError, StoreError, interrupted
 from curator.generations import browse, derived, drift
 from curator.schema import FOLDERS, LATER, TABLES
-from curator.storage import commit_log, prefix
+from curator.storage import commit_log, delta, prefix
 from curator.storage.store import ABSENT, Store
 from curator.upkeep.table_files import Files, Stated, stated
 
@@ -159,15 +159,17 @@ class _Examination:
             unfinished |= log.unfinished is not None
             problems = log.problems
             try:
-                self.opened[name] = opened = deltalake.DeltaTable(
-                    self.place.uri(FOLDERS[name]), storage_options=self.place.options
-                )
+                opened = deltalake.DeltaTable(self.place.uri(FOLDERS[name]), storage_options=self.place.options)
+                delta.expect_plain(opened)
+            except StoreError as error:
+                problems = [{"file": FOLDERS[name], "problem": f"{error.what}: {error.mend}"}]
             except (DeltaError, OSError) as error:
                 if failed := self.place.failure(error):
                     raise failed from None
                 said = f"cannot be opened ({str(error).splitlines()[0]})"
                 problems = problems or [{"file": FOLDERS[name], "problem": said}]
             else:
+                self.opened[name] = opened
                 schemas += [{"table": name, **wrong} for wrong in _columns(name, opened)]
             logs += [{"table": name, **problem} for problem in problems]
             if problems:
@@ -204,6 +206,8 @@ class _Examination:
     def _references(self, con: duckdb.DuckDBPyConnection) -> None:
         """The queries of sql/integrity/."""
         con.register("bases", self._bases(con))
+        versions = {name: table.version() for name, table in self.opened.items() if name not in self.unsound}
+        con.register("newest", pa.table({"table_name": list(versions), "version": list(versions.values())}))
         every = queries.names("integrity")
         with progress.progress("asking what refers to what", len(every), "questions") as advance:
             for check in every:
