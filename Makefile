@@ -117,7 +117,7 @@ bench-selection: setup ## selection and whole manifests, 1M to 300M rows, agains
 	$(BIN)/python benchmarks/selection/run.py --write
 
 bench-soak: setup ## an hour of labeling, building, reviewing, importing and reading at once: memory, files, invariants
-	$(BIN)/python benchmarks/soak.py --write
+	$(BIN)/python benchmarks/soak/run.py --write
 
 bench-spark: setup ## the same manifests by DuckDB and by Spark, 1M and 10M rows (hours on 2 cores, Java)
 	$(BIN)/python benchmarks/spark.py --write
