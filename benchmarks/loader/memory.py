@@ -50,11 +50,12 @@ def make(work: Path, name: str, rows: int, copies: int) -> None:
             for first in range(start, min(start + _PART, rows), _GROUP):
                 places = np.arange(first, min(first + _GROUP, rows))
                 writer.write_table(_rows(places, rows, copies, uris, classes, probs), row_group_size=_GROUP)
-    lineage = {"parameters": {"generation": 0, "per_class": rows // CLASSES, "temperature": 1.0}, "classes": []}
+    parameters = {"generation": 0, "per_class": rows // CLASSES, "temperature": 1.0}
+    lineage = {"tables": {}, "parameters": parameters, "classes": [], "funnel": {}}
     row = {
         **{"name": name, "path": f"manifests/{name}", "generation": 0, "per_class": rows * copies // CLASSES},
         **{"rows": rows * copies, "unique_images": rows, "sha256": hashlib.sha256(name.encode()).hexdigest()},
-        **{"lineage": json.dumps(lineage | {"funnel": {}}), "created_at": dt.datetime.now(dt.UTC)},
+        **{"lineage": json.dumps(lineage), "created_at": dt.datetime.now(dt.UTC)},
     }
     additions.append(store, "manifests", pa.Table.from_pylist([row], MANIFESTS.schema))
 

@@ -33,7 +33,8 @@ def make(path: Path, rows: int) -> None:
         for number, start in enumerate(range(0, rows, _PART)):
             places = np.arange(start, min(start + _PART, rows))
             pq.write_table(_rows(places, shift, rows), folder / f"part-{number:05d}.parquet", row_group_size=122_880)
-        lineage = {"parameters": {"generation": 0, "per_class": rows // CLASSES}, "classes": [], "funnel": {}}
+        parameters = {"generation": 0, "per_class": rows // CLASSES}
+        lineage = {"tables": {}, "parameters": parameters, "classes": [], "funnel": {}}
         row = {
             **{"name": name, "path": f"manifests/{name}", "generation": 0, "per_class": rows // CLASSES},
             **{"rows": rows, "unique_images": rows, "sha256": "0", "lineage": json.dumps(lineage)},
