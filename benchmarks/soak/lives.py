@@ -91,9 +91,8 @@ class Visitor:
                 (button,) = (each.button.id for each in found if each.button.label == "Run")
                 (area,) = (each.text_area.id for each in found if each.text_area.label == "Query")
                 found = self._run(line, page, query, {area: ("string_value", QUERY), button: ("trigger_value", True)})
-                if not any(each.WhichOneof("type") == "arrow_data_frame" for each in found):
-                    said = [each.code.code_text or each.alert.body for each in found]
-                    raise AssertionError(f"no answer of the sandbox: {' '.join(filter(None, said))}")
+                said = [each.text.body or each.code.code_text or each.alert.body for each in found]
+                assert any(" rows in " in text for text in said), f"no answer of the sandbox: {said}"
 
     def _run(self, line: Any, page: str, query: str, values: dict[str, tuple[str, Any]]) -> list[Any]:
         from streamlit.proto.BackMsg_pb2 import BackMsg
