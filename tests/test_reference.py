@@ -85,6 +85,7 @@ def test_every_command_has_a_section() -> None:
     assert not set(REFERENCE["MARKS"]) - found
 
 
+@pytest.mark.long
 def test_the_keys_of_answers(
     taught_once: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, curator: Callable[..., Answer]
 ) -> None:
