@@ -2,8 +2,7 @@
 --          A table of duplicates may be made again from nothing, so its versions say nothing.
 -- Inputs:  stored_manifests, newest (table_name, version: the newest one of each table that can be opened).
 -- Grain:   one row per such table and manifest; none in a sound store.
--- Mend:    bring the last commits of the table's _delta_log back from a backup, with the files that they name; without one
---          run again what made the rows
+-- Mend:    bring the table's last commits and their files back from a backup, or run again what made the rows
 with read as (
     select name, unnest(json_keys(lineage -> 'tables')) as table_name, lineage -> 'tables' as versions
     from stored_manifests
