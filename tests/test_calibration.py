@@ -134,6 +134,11 @@ def test_the_newest_fit_counts(judged: Store) -> None:
     assert [row["temperature"] for row in newest] == [3.0]
     assert queries.rows(con, queries.text("calibration"), generation=1, model="sharp") == []
     con.close()
+    fitted = calibration.calibrate(judged)  # a year earlier, by the clock
+    found = calibration.read(judged, 0)
+    assert found is not None
+    assert found.fit is not None
+    assert (fitted.stored, found.fit["temperature"]) == (True, row["temperature"])
 
 
 @settings(max_examples=30, deadline=None)

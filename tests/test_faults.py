@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,10 +26,12 @@ from conftest import Answer
 from pictures import on_a_small_disk
 
 from curator import cli, queries
-from curator.curation import building
+from curator.curation import building, manifests
 from curator.decisions import reviews
 from curator.decisions.session import Session
 from curator.generations.labels import import_labels
+from curator.measures import evaluations
+from curator.measures.evaluations import Basis
 from curator.schema import FOLDERS
 from curator.storage import additions
 from curator.storage.delta import paths_of
@@ -346,6 +349,11 @@ class Earlier(dt.datetime):
         return dt.datetime.now(tz) - dt.timedelta(days=1)
 
 
+def set_the_clock_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(datetime=Earlier, UTC=dt.UTC, timedelta=dt.timedelta)
+    monkeypatch.setattr(additions, "dt", clock)
+
+
 def test_the_later_decision_wins_though_the_clock_was_set_back(
     store: Store, ids: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -354,8 +362,7 @@ def test_the_later_decision_wins_though_the_clock_was_set_back(
 
     for name in "abc":
         reviews.add_review(store, ids[name], "accept")
-    clock = SimpleNamespace(datetime=Earlier, UTC=dt.UTC, timedelta=dt.timedelta)
-    monkeypatch.setattr(reviews, "dt", clock)
+    set_the_clock_back(monkeypatch)
     reviews.add_review(store, ids["a"], "reject")
     (tmp_path / "d.csv").write_text(f"image_id,decision\n{ids['b']},reject\n{ids['d']},accept\n")
     reviews.add_reviews(store, str(tmp_path / "d.csv"))
@@ -364,6 +371,26 @@ def test_the_later_decision_wins_though_the_clock_was_set_back(
     assert in_force() == {ids["a"]: "reject", ids["b"]: "reject", ids["c"]: "reject", ids["d"]: "accept"}
     assert session.undo() == ids["c"]
     assert in_force()[ids["c"]] == "accept"
+
+
+def test_what_is_newest_though_the_clock_was_set_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The manifest that is reviewed, a generation's model, and a model's figures."""
+
+    def add(name: str, top1: float) -> None:
+        building.build(store, name, {"per_class": 2, "generation": 0})
+        import_labels(store, str(store.path.parent / "probs.parquet"), 7 + round(top1), name)
+        evaluations.record(store, "m", "clean", [evaluations.figure("top1", top1)], Basis(2, "", 0, None), {})
+
+    add("first", 0.25)
+    set_the_clock_back(monkeypatch)
+    add("second", 0.75)
+    with closing(store.connect()) as con:
+        newest = manifests.newest(store, con)
+    assert newest is not None
+    assert (newest.name, [each["name"] for each in manifests.published(store)]) == ("second", ["first", "second"])
+    assert [row["value"] for row in store.rows("select value from evaluations")] == [0.75]
+    models = store.rows("select model from models order by created_at")
+    assert [row["model"] for row in models][-2:] == ["first", "second"]
 
 
 def test_appends_are_seen_by_those_who_have_the_table_open(store: Store, ids: dict[str, int]) -> None:

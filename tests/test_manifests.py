@@ -152,7 +152,7 @@ def test_a_taken_name_is_an_error_that_says_what_differs(store: Store, ids: dict
 
 def test_an_option_younger_than_a_manifest_counts_as_its_default(store: Store) -> None:
     built = building.build(store, "m", {"per_class": 3})
-    older = building._row(built) | {"name": "older", "path": "manifests/older"}
+    older = store.rows("select * from manifests")[0] | {"name": "older", "path": "manifests/older"}
     lineage = json.loads(older["lineage"])
     del lineage["parameters"]["max_copies"]
     built.path.rename(store.path / "manifests" / "older")

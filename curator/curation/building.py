@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime as dt
 import json
 import shutil
 import tempfile
@@ -216,14 +215,14 @@ def _publish(
             if published is not None:
                 progress.say(f"the files of the manifest '{manifest.name}' were gone and are there again")
                 return published
-            row = pa.Table.from_pylist([_row(manifest)], MANIFESTS.schema)
+            row = pa.Table.from_pylist([_row(store, manifest)], MANIFESTS.schema)
             additions.claim(store, "manifests", row, f"manifest {manifest.name}", table)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return manifest
 
 
-def _row(manifest: Manifest) -> dict[str, Any]:
+def _row(store: Store, manifest: Manifest) -> dict[str, Any]:
     """The manifest's row in the manifests table."""
     return {
         "name": manifest.name,
@@ -234,7 +233,7 @@ def _row(manifest: Manifest) -> dict[str, Any]:
         "unique_images": manifest.unique_images,
         "sha256": manifest.sha256,
         "lineage": json.dumps(manifest.lineage),
-        "created_at": dt.datetime.now(dt.UTC),
+        "created_at": additions.now(store.rows, "manifests"),
     }
 
 

@@ -97,7 +97,7 @@ def record(
         reviewer: As in `add_review`.
         reason: As in `add_review`.
         opened: See `additions.append`.
-        after: When the image was decided on last, as far as the caller knows; see `_now`.
+        after: When the image was decided on last, as far as the caller knows; the decision is later.
 
     Returns:
         The row; it is in the table, and later readers find it.
@@ -113,7 +113,7 @@ def record(
         "new_label": new_label,
         "reviewer": reviewer or login(),
         "reason": reason,
-        "decided_at": _now(after),
+        "decided_at": additions.later(after),
     }
     _append(store, [row], opened)
     return row
@@ -166,16 +166,10 @@ def add_reviews(store: Store, file: str, reviewer: str | None = None) -> Taken:
             "correct these lines, and give the whole file again",
         )
     if rows:
-        now = _now(*(row["decided_at"] for row in rows))
+        now = additions.later(*(row["decided_at"] for row in rows))
         _append(store, [row | {"decided_at": now} for row in rows])
     counts = {decision: sum(row["decision"] == decision for row in rows) for decision in DECISIONS}
     return Taken(len(rows), len(given) - len(filled), counts)
-
-
-def _now(*after: dt.datetime | None) -> dt.datetime:
-    """The time of a decision that is made now: later than those it is made after, also where the clock was set back."""
-    least = dt.timedelta(microseconds=1)
-    return max([dt.datetime.now(dt.UTC), *(earlier + least for earlier in after if earlier is not None)])
 
 
 def _append(store: Store, rows: list[Review], opened: deltalake.DeltaTable | None = None) -> None:

@@ -10,7 +10,6 @@ A process that dies before the commit leaves parts that nobody sees. `label` fin
 
 from __future__ import annotations
 
-import datetime as dt
 import os
 import shutil
 import tempfile
@@ -253,7 +252,8 @@ def _register(store: Store, model: str, generation: int) -> None:
     """Notes a model from outside in the models table, once, whoever else does so at the same time."""
     table = store.delta("models")
     if not store.rows("select 1 from models where model = $model", {"models": table.version()}, model=model):
-        row = {"model": model, "generation": generation, "parents": [], "created_at": dt.datetime.now(dt.UTC)}
+        now = additions.now(store.rows, "models")
+        row = {"model": model, "generation": generation, "parents": [], "created_at": now}
         with suppress(CommitRaced):
             additions.claim(store, "models", pa.Table.from_pylist([row], MODELS.schema), f"model {model}", table)
 

@@ -8,7 +8,6 @@ Source: Hendrycks and Dietterich, ICLR 2019, for both: of each kind the error ov
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -75,7 +74,7 @@ def record(
         "seed": basis.seed,
         "basis": basis.digest,
         "options": json.dumps({**options, "limit": basis.limit}, sort_keys=True),
-        "at": dt.datetime.now(dt.UTC),
+        "at": additions.now(store.rows, "evaluations"),
     }
     rows = [given | dict(row) for row in figures if np.isfinite(row["value"])]
     if rows:

@@ -10,7 +10,6 @@ do not count. docs/audit.md says how the estimate is made, and how far it was tr
 from __future__ import annotations
 
 import csv
-import datetime as dt
 from collections.abc import Iterable
 from contextlib import closing, suppress
 from itertools import groupby
@@ -247,7 +246,7 @@ def _draw(store: Store, key: Key) -> None:
             f"no image of generation {key.generation} has a confidence above {key.min_confidence:g}",
             "a lower --min-confidence, or label the pool: curator label --model NAME --split unlabeled",
         )
-    same = key._asdict() | {"drawn_at": dt.datetime.now(dt.UTC)}
+    same = key._asdict() | {"drawn_at": additions.now(store.rows, "audits")}
     columns = {
         field.name: images[field.name].cast(field.type)
         if field.name in images.column_names

@@ -9,7 +9,6 @@ are read. Figures "after" are cross-fitted, each image under a temperature that 
 
 from __future__ import annotations
 
-import datetime as dt
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -210,7 +209,7 @@ def calibrate(
     }
     known = bool(newest) and all(newest[0][key] == value for key, value in row.items())
     if not (known or dry_run):
-        added = row | {"fitted_at": dt.datetime.now(dt.UTC)}
+        added = row | {"fitted_at": additions.now(store.rows, "calibrations")}
         additions.append(store, "calibrations", pa.Table.from_pylist([added], CALIBRATIONS.schema))
     return Calibration(
         **row,

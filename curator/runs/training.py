@@ -9,7 +9,6 @@ torchrun the ranks share each batch, and the first of them writes.
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import os
 import time
@@ -399,7 +398,7 @@ class _Run:
             "parents": self.assignment.parents,
             "manifest": self.assignment.manifest,
             "metrics": json.dumps(figures | about),
-            "created_at": dt.datetime.now(dt.UTC),
+            "created_at": additions.now(self.store.rows, "models"),
         }
         self.journal.write(self.steps, failures, figures)
         self.store.place.settle([path])

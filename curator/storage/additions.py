@@ -6,7 +6,10 @@ many small files --gather--> one file with the same rows
 
 from __future__ import annotations
 
+import datetime as dt
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 from urllib.parse import unquote
 
 import deltalake
@@ -19,6 +22,7 @@ from curator.storage import delta
 from curator.storage.delta import CommitRaced
 from curator.storage.store import Store
 
+Ask = Callable[[str], list[dict[str, Any]]]  # answers a query over the views: `Store.rows`, or of a connection
 # A table with more files of less than so many bytes than this is put together, see `gather`.
 _MOST_SMALL, _SMALL = 40, 2**23
 
@@ -70,6 +74,26 @@ def claim(store: Store, table: str, rows: pa.Table, claim: str, opened: deltalak
         CommitRaced: Another process added them since.
     """
     delta.put(store.place, table, opened, partial(delta.write, rows), claim)
+
+
+def now(ask: Ask, table: str) -> dt.datetime:
+    """The time of rows that are added now to a table of which the newest row counts.
+
+    Args:
+        ask: Answers a query over the views.
+        table: Name of the table.
+
+    Returns:
+        A time later than those the table has, also where the clock was set back.
+    """
+    (column,) = (field.name for field in TABLES[table].schema if pa.types.is_timestamp(field.type))
+    return later(ask(f'select max("{column}") as latest from stored_{table}')[0]["latest"])
+
+
+def later(*times: dt.datetime | None) -> dt.datetime:
+    """The time now, or, where the clock was set back, one that is later than all of these."""
+    least = dt.timedelta(microseconds=1)
+    return max([dt.datetime.now(dt.UTC), *(time + least for time in times if time is not None)])
 
 
 def gather(store: Store, table: str, opened: deltalake.DeltaTable) -> None:
