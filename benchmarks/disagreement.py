@@ -156,6 +156,7 @@ def pages(store: Path) -> list[str]:
     con = Store(store).connect()
     values = {"generation": 1, "previous": 0, "split": "unlabeled", "label": None, "limit": 20}
     asked = {page: (queries.text(f"disagreement_{page.split()[0]}"), values) for page in PAGES}
+    asked["confusion"] = (queries.compose(queries.steps("mistakes"), asked["confusion"][0]), values)
     asked["images of one class"] = (asked["images"][0], values | {"label": 3})
     flips = "select label_before, label_after, count(*) as n from pairs group by 1, 2 order by n desc limit 20"
     asked["flips, without the tables"] = (queries.compose({"pairs": queries.text("pairs")}, flips), values)
