@@ -1,6 +1,6 @@
 -- Purpose: how many images each rule of the selection leaves, in the order of the rules. The marks are those of
 --          candidates.sql.
--- Inputs:  stored_images, pool, allowed, decisions, leaks, counted (label, candidates, eligible).
+-- Inputs:  stored_images, pool, allowed, decisions, accepted, leaks, counted (label, candidates, eligible).
 -- Grain:   one row.
 -- Parameters: $min_confidence.
 with
@@ -20,6 +20,7 @@ decided as (
     select /* confidence */ l.confidence > $min_confidence::FLOAT as is_above, /* accepted */ false as let_in, d.decision
     from allowed as l
     join decisions as d on d.image_id = l.image_id
+    left join accepted as a on a.image_id = l.image_id
 ),
 judged as (
     select
@@ -32,6 +33,7 @@ leaking as (
     from allowed as l
     join leaks as k on k.image_id = l.image_id
     left join decisions as d on d.image_id = l.image_id
+    left join accepted as a on a.image_id = l.image_id
     where (/* confidence */ l.confidence > $min_confidence::FLOAT or /* accepted */ false)
       and (d.decision is null or d.decision <> 'reject')
 )

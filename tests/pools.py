@@ -146,6 +146,14 @@ class Engine:
             "new_label": pa.array([r if isinstance(r, int) else None for _, r in said], pa.int16()),
         }
         self.con.register("decisions", pa.table(decisions))
+        given_classes = [
+            (i.image_id, i.review if isinstance(i.review, int) else i.classes[0])
+            for i in case.images
+            if i.review is not None and i.review != "reject"
+        ]
+        accepted = {"image_id": [i for i, _ in given_classes], "label": [label for _, label in given_classes]}
+        schema = pa.schema({"image_id": pa.int64(), "label": pa.int32()})
+        self.con.register("accepted", pa.table(accepted, schema=schema))
         label, confidence, is_right = zip(*case.holdout, strict=True) if case.holdout else ((), (), ())
         holdout = {"label": pa.array(label, pa.int32()), "confidence": pa.array(confidence, pa.float32())}
         self.con.register("holdout", pa.table(holdout | {"is_right": pa.array(is_right, pa.bool_())}))

@@ -21,6 +21,7 @@ from curator.curation.explanation import explain
 from curator.curation.parameters import Parameters
 from curator.decisions.reviews import add_review
 from curator.errors import InputError
+from curator.generations.labels import import_labels
 from curator.pictures.images import add_images
 from curator.repeats import duplicates
 from curator.schema import CALIBRATIONS, DUPLICATES, MANIFESTS
@@ -90,7 +91,7 @@ def test_of_repeats_the_most_confident_stays(store: Store, ids: dict[str, int]) 
     first = min("bc", key=lambda letter: ids[letter])  # they are equally confident
     found = manifests.find(store, "u")
     assert (found.lineage["funnel"]["not_leaking"], found.lineage["funnel"]["candidates"]) == (9, 4)
-    assert explain(store, "u", ids["b"]).reason.startswith("it repeats a labeled image or a more confident candidate")
+    assert explain(store, "u", ids["b"]).reason.startswith("it repeats a labeled image, or a candidate that a")
     scanned(store, ids, "bc")
     assert kept(store, ids, "equals", dedup=True, where="image_id in (" + f"{ids['b']}, {ids['c']})") == first
 
@@ -142,6 +143,31 @@ def test_what_people_accepted_passes_the_threshold(store: Store, ids: dict[str, 
     assert kept(store, ids, "ranked", min_confidence=0.55, accepted=True, policy="stratified") == "bcefgh"
 
 
+def test_an_accept_says_nothing_of_another_class(store: Store, ids: dict[str, int]) -> None:
+    """A later teacher gives "a" another class than the one that was accepted, and "b" the same one."""
+    assert (PROBS["a"][0], PROBS["b"][0]) == (max(PROBS["a"]), max(PROBS["b"]))
+    for letter in "ab":
+        add_review(store, ids[letter], "accept")
+    probs = {"a": (0.3, 0.36, 0.34), "b": (0.36, 0.34, 0.3), "c": (0.1, 0.8, 0.1)}
+    rows = {"image_id": [ids[x] for x in probs], "probs": pa.array(probs.values(), pa.list_(pa.float32()))}
+    pq.write_table(pa.table(rows), store.path.parent / "later.parquet")
+    import_labels(store, str(store.path.parent / "later.parquet"), 1, "later")
+    assert kept(store, ids, "m", min_confidence=0.5, accepted=True, generation=1) == "bc"
+    assert kept(store, ids, "low", min_confidence=0.1, accepted=True, generation=1) == "abc"
+    assert "before all others" not in explain(store, "low", ids["a"]).reason
+    assert "before all others" in explain(store, "low", ids["b"]).reason
+    assert manifests.find(store, "m").lineage["funnel"]["above_threshold"] == 2
+
+
+def test_of_repeats_the_one_that_a_person_decided_on_stays(store: Store, ids: dict[str, int]) -> None:
+    scanned(store, ids, "abd efi gh")
+    assert kept(store, ids, "before", dedup=True) == "aceg"
+    add_review(store, ids["d"], "relabel", "owl")
+    add_review(store, ids["i"], "accept")
+    add_review(store, ids["g"], "reject")
+    assert kept(store, ids, "after", dedup=True) == "cdhi"
+
+
 @pytest.mark.parametrize("policy", ["top", "soft-weight", "stratified"])
 def test_what_people_accepted_comes_first(store: Store, ids: dict[str, int], policy: str) -> None:
     options = {"policy": policy, "min_confidence": 0.3, "per_class": 1, "fill": "none"}
@@ -159,6 +185,26 @@ def test_what_people_accepted_comes_first(store: Store, ids: dict[str, int], pol
     assert "what reviewers accepted or gave a class before all others" in told
     (owl,) = (c for c in manifests.find(store, "trusting").classes if c["class_name"] == "owl")
     assert owl["kept"] == 1
+
+
+def test_the_temperature_of_another_teacher_is_not_taken(store: Store, ids: dict[str, int]) -> None:
+    rows = {"image_id": [ids["a"]], "probs": pa.array([(0.3, 0.36, 0.34)], pa.list_(pa.float32()))}
+    pq.write_table(pa.table(rows), store.path.parent / "later.parquet")
+    import_labels(store, str(store.path.parent / "later.parquet"), 1, "later")
+    fit = {"images": 9, "fitted_at": dt.datetime.now(dt.UTC)}
+    rows = [fit | {"model": "outside", "generation": 0, "temperature": 2.0}]
+    additions.append(store, "calibrations", pa.Table.from_pylist(rows, CALIBRATIONS.schema))
+    built = building.build(store, "first", {"per_class": 9, "generation": 0, "calibrated": True})
+    again = building.build(store, "again", {}, as_of="first")
+    assert again.sha256 == built.sha256
+    with pytest.raises(InputError, match="no temperature was fitted for 'later'"):
+        building.build(store, "second", {"generation": 1, "min_confidence": 0.0}, as_of="first")
+    rows = [fit | {"model": "later", "generation": 1, "temperature": 0.5}]
+    additions.append(store, "calibrations", pa.Table.from_pylist(rows, CALIBRATIONS.schema))
+    found = building.build(store, "second", {"generation": 1, "min_confidence": 0.0}, as_of="first")
+    assert found.lineage["parameters"]["calibration"] == 0.5
+    with pytest.raises(InputError, match="there is no generation 2 at the table versions of 'first'"):
+        building.build(store, "third", {"generation": 2}, as_of="first")
 
 
 def test_a_threshold_on_calibrated_confidences(

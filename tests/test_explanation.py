@@ -114,6 +114,7 @@ def test_show_an_image(store: Store, ids: dict[str, int], curator: Callable[...,
         **{"status": "unscanned", "confidence": 0.5, "is_labeled": True, "passes_where": True, "is_above": True},
         **{
             "decision": None,
+            "is_accepted": False,
             "is_twin": False,
             "is_leak": False,
             "is_candidate": True,

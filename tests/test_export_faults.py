@@ -155,7 +155,7 @@ def test_images_of_the_holdout_are_not_handed_on(store: Store, tmp_path: Path) -
     (store.root / "test.csv").write_text("uri,label\ntest/t.png,cat\n")
     add_images(store, str(store.root / "test.csv"), "holdout")
     for form in FORMATS:
-        with pytest.raises(InputError, match=r"in the holdout, or show one of it, by now: pool/03\.png"):
+        with pytest.raises(InputError, match=r"in the holdout, or show an image of it, by now: pool/03\.png"):
             export(store, "m", form, tmp_path / "dest")
     assert not (tmp_path / "dest").exists()
 

@@ -163,6 +163,14 @@ def test_an_option_younger_than_a_manifest_counts_as_its_default(store: Store) -
         building.build(store, "older", {"per_class": 3, "max_copies": 2})
 
 
+def test_the_same_policy_said_again_keeps_its_settings(store: Store) -> None:
+    options = {"per_class": 3, "policy": "threshold", "settings": {"threshold": 0.75}}
+    built = building.build(store, "m", options)
+    assert building.build(store, "again", {"policy": "threshold"}, as_of="m").sha256 == built.sha256
+    plain = building.build(store, "other", {"policy": "top"}, as_of="m")
+    assert plain.lineage["parameters"]["settings"] == {}
+
+
 def test_files_that_are_gone_are_built_again_as_of_the_manifest(store: Store, ids: dict[str, int]) -> None:
     built = building.build(store, "m", {"per_class": 3})
     files = files_of(built.path)

@@ -80,7 +80,7 @@ def test_where_nothing_can_be_read(store: Store, curator: Run) -> None:
 def test_a_holdout_image_is_not_packed(store: Store) -> None:
     write(store.root / "holdout" / "x", {"late.jpg": KINDS["plain.jpg"]})
     add_images(store, str(store.root / "holdout"), "holdout")
-    with pytest.raises(InputError, match="in the holdout, or show one of it, by now: pool/plain"):
+    with pytest.raises(InputError, match="in the holdout, or show an image of it, by now: pool/plain"):
         packs.pack(store, "a", SMALL)
 
 

@@ -1,5 +1,6 @@
 """Training rows by number: what a row says, the order of a pass, and where the records lie."""
 
+import datetime as dt
 import hashlib
 import json
 import pickle
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import Answer
@@ -24,6 +26,8 @@ from curator.loading.rows import Rows
 from curator.pictures.decode import decode
 from curator.pictures.images import add_images
 from curator.pictures.reading import read_bytes
+from curator.schema import DUPLICATES
+from curator.storage import additions
 from curator.storage.store import Store
 
 IMAGES, MANIFEST = 15, "m"
@@ -145,7 +149,17 @@ def test_a_manifest_with_an_image_that_came_into_the_holdout_later_is_refused(st
     uri = next(row["uri"] for row in table(store) if row["label"] == 2)
     shutil.copy(store.root / str(uri), store.root / "holdout" / "square" / "9.png")
     assert add_images(store, str(store.root / "holdout"), "holdout").leaks == 1
-    with pytest.raises(InputError, match=f"1 images of the manifest 'm' have the same bytes .* holdout since: {uri}"):
+    with pytest.raises(InputError, match=f"1 images of the manifest 'm' are in the holdout, or show .* by now: {uri}"):
+        Rows.manifest(store, MANIFEST)
+
+
+def test_a_manifest_with_an_image_near_one_of_the_holdout_is_refused(store: Store) -> None:
+    """As `check`, `export` and `pack` refuse it."""
+    (row, *_) = table(store)
+    found = {"image_id": row["image_id"], "group_id": row["image_id"], "kind": "phash", "distance": 2.0, "leak": True}
+    found |= {"labeled_twin": False, "scan": "s", "found_at": dt.datetime.now(dt.UTC)}
+    additions.append(store, "duplicates", pa.Table.from_pylist([found], DUPLICATES.schema))
+    with pytest.raises(InputError, match="or show an image of it, by now"):
         Rows.manifest(store, MANIFEST)
 
 

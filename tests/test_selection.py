@@ -46,22 +46,23 @@ class Case:
     """A store's content, the decisions in the order of their time, and the options of a build."""
 
     images: list[Image]
-    reviews: list[tuple[int, str, int | None]]
+    reviews: list[tuple[int, str, int | None, int | None]]  # image, decision, class, generation
     options: dict[str, Any]
 
 
 def stated(case: Case, generation: int) -> list[tuple[int, int, int, str, float]]:
     """The rule of the design, in plain Python: (label, image_id, copies, source, confidence) by label, then rank."""
     held_out = {image.content_hash for image in case.images if image.split == "holdout"} - {None}
-    decided = {image_id: (decision, new) for image_id, decision, new in case.reviews}
+    decided = {image_id: judgement for image_id, *judgement in case.reviews}
     quota = case.options["per_class"]
     ranked: dict[int, list[tuple[bool, float, int, str, float]]] = {}
     for image in case.images:
         if image.split != "unlabeled" or generation not in image.labels or image.content_hash in held_out:
             continue
         label, confidence = image.labels[generation]
-        decision, new = decided.get(image.image_id, ("skip", None))
-        first = case.options.get("accepted", False) and decision in ("accept", "relabel")
+        decision, new, judged = decided.get(image.image_id, ("skip", None, None))
+        said = {"relabel": new, "accept": image.labels.get(judged, (None,))[0]}.get(decision)
+        first = case.options.get("accepted", False) and said == (label if new is None else new)
         above = np.float32(confidence) > np.float32(case.options["min_confidence"])
         if not (above or first) or decision == "reject":
             continue
@@ -102,8 +103,9 @@ def fill_store(store: Store, case: Case) -> None:
     if case.reviews:
         # Written out of order: the time of a decision counts, not its place.
         rows = [
-            {"image_id": i, "decision": d, "new_label": n, "reviewer": "x", "decided_at": START + dt.timedelta(hours=h)}
-            for h, (i, d, n) in enumerate(case.reviews)
+            {"image_id": i, "decision": d, "new_label": n, "generation": g, "reviewer": "x"}
+            | {"decided_at": START + dt.timedelta(hours=h)}
+            for h, (i, d, n, g) in enumerate(case.reviews)
         ][::-1]
         additions.append(store, "reviews", pa.Table.from_pylist(rows, REVIEWS.schema))
 
@@ -132,9 +134,10 @@ def cases(draw: st.DrawFn) -> Case:
         )
         for image_id in image_ids
     ]
+    judged = st.sampled_from([None, 0, 1])
     decisions = st.one_of(
-        st.tuples(st.sampled_from(image_ids), st.sampled_from(["accept", "reject", "skip"]), st.none()),
-        st.tuples(st.sampled_from(image_ids), st.just("relabel"), st.integers(0, 4)),
+        st.tuples(st.sampled_from(image_ids), st.sampled_from(["accept", "reject", "skip"]), st.none(), judged),
+        st.tuples(st.sampled_from(image_ids), st.just("relabel"), st.integers(0, 4), judged),
     )
     options = {
         "per_class": draw(st.sampled_from([1, 2, 3, 5, 7, 10, 100])),
@@ -210,7 +213,7 @@ def test_the_rule_through_the_command_line(
         for _ in range(300)
     ]
     chosen = rng.integers(300, size=60)
-    reviews = [(images[i].image_id, "reject" if i % 2 else "relabel", None if i % 2 else int(i % 5)) for i in chosen]
+    reviews = [(images[i].image_id, "reject" if i % 2 else "relabel", None if i % 2 else int(i % 5), 1) for i in chosen]
     case = Case(images, reviews, {"per_class": 40, "min_confidence": 0.3, "fill": "copies", "max_copies": None})
     store = fresh()
     fill_store(store, case)

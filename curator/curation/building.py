@@ -85,9 +85,16 @@ def build(
         contextlib.closing(con),
         contextlib.ExitStack() as running,
     ):
-        parameters = dataclasses.replace(parameters, generation=selection.generation(con, asked))
+        try:
+            parameters = dataclasses.replace(parameters, generation=selection.generation(con, asked))
+        except InputError as error:
+            error.what += "" if as_of is None else f" at the table versions of '{as_of}'"
+            raise
         if not queries.rows(con, "select 1 from classes limit 1"):  # its rows were there before the first label
             raise StoreError("the table of classes is empty", f"restore {store.place.uri('classes')} from a backup")
+        other = parameters.generation != recorded["parameters"].get("generation")
+        if calibrated is None and parameters.calibration is not None and other:
+            calibrated = True  # the temperature of another teacher says nothing of this one
         if calibrated is not None:
             found = selection.temperature(con, parameters.generation) if calibrated else None
             parameters = dataclasses.replace(parameters, calibration=found)

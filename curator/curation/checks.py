@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from curator import digests, queries
 from curator.curation import selection
 from curator.curation.parameters import Parameters
+from curator.errors import InputError, some
 from curator.schema import MANIFEST_ROW
 
 if TYPE_CHECKING:
@@ -109,6 +110,26 @@ def expect_sound(con: duckdb.DuckDBPyConnection, folder: Path, parameters: Param
                 f"the manifest fails its check '{found.check}' and was not published: "
                 f"{found.offending} rows, the first of them {found.rows[0]}"
             )
+
+
+def expect_no_leak(con: duckdb.DuckDBPyConnection, name: str, lineage: Mapping[str, Any]) -> None:
+    """Makes sure that no row shows the holdout as it is by now; asked before each use of a manifest.
+
+    Args:
+        con: A connection with the store's relations and the manifest's `rows`.
+        name: Name of the manifest.
+        lineage: Its lineage.
+
+    Raises:
+        InputError: Some rows do.
+    """
+    found = _run(con, "holdout_leak", Parameters(**lineage["parameters"]))
+    if found.offending:
+        raise InputError(
+            f"{found.offending} images of the manifest '{name}' are in the holdout, or show an image of it, by now: "
+            f"{some(row['uri'] for row in found.rows)}",
+            "build it again under another name; images that show the holdout are left out",
+        )
 
 
 def expect_order(batch: pa.Table, last: tuple[int, float, int]) -> tuple[int, float, int]:

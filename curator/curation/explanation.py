@@ -90,7 +90,7 @@ def _reason(facts: dict[str, Any], parameters: Parameters, is_in: bool) -> str:
     """The rule that decided, as a sentence; the rules are asked in the order of the selection."""
     if is_in:
         times = "once" if facts["copies"] == 1 else f"{facts['copies']} times"
-        first = facts["decision"] in ("accept", "relabel") and parameters.accepted
+        first = facts["is_accepted"] and parameters.accepted
         person = ", a class that a reviewer gave" if facts["decision"] == "relabel" else ""
         return (
             f"it counts {times} as {facts['class']}{person}: it is number {facts['rank']} of the {facts['of_class']} "
@@ -115,7 +115,7 @@ def _reason(facts: dict[str, Any], parameters: Parameters, is_in: bool) -> str:
     if facts["is_leak"]:
         return "it shows an image of the holdout, says the scan for near-duplicates"
     if not facts["is_candidate"]:
-        return "it repeats a labeled image or a more confident candidate, and --dedup leaves one of each"
+        return "it repeats a labeled image, or a candidate that a reviewer decided on or that is more confident; --dedup leaves one"
     if not facts["is_eligible"]:
         return f"the policy {parameters.policy} does not let it through; its confidence is {facts['confidence']:.6g}"
     said = (

@@ -20,7 +20,19 @@ from curator import queries
 from curator.errors import InputError, some, suggestion
 
 # What a policy may read, by names that the steps before it and the store's views have.
-READS = ("candidates", "allowed", "pool", "holdout", "decisions", "classes", "images", "labels", "reviews", "models")
+READS = (
+    "candidates",
+    "allowed",
+    "pool",
+    "holdout",
+    "decisions",
+    "accepted",
+    "classes",
+    "images",
+    "labels",
+    "reviews",
+    "models",
+)
 # The rows of another manifest, for a policy with the parameter $manifest, which names it.
 EARLIER = "earlier"
 # What every policy may use as $NAME besides its own parameters.
@@ -97,14 +109,15 @@ def resolve(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, 
     """
     options = {**recorded, **given}
     if "policy" in given:
-        # The text and the settings of another policy say nothing about this one.
-        options = {k: v for k, v in options.items() if k in given or k not in ("policy_sql", "settings")}
+        options.pop("policy_sql", None)
         if str(given["policy"]).endswith(".sql"):
             own = read(Path(given["policy"]))
             options |= {"policy": own.name, "policy_sql": own.text}
-    elif "settings" in given:
-        options["settings"] = {**recorded.get("settings", {}), **given["settings"]}
-    return options
+    settings = given.get("settings", {})
+    # The settings of another policy say nothing about this one.
+    if all(options.get(key) == recorded.get(key) for key in ("policy", "policy_sql")):
+        settings = {**recorded.get("settings", {}), **settings}
+    return options | {"settings": settings} if settings or "settings" in options else options
 
 
 def settle(policy: Policy, given: Mapping[str, Value]) -> dict[str, Value]:

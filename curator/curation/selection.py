@@ -85,7 +85,7 @@ def temperature(con: duckdb.DuckDBPyConnection, generation: int) -> float:
 def before(parameters: Parameters) -> dict[str, str]:
     """The steps before the pool: small relations that the later ones ask for again."""
     leaks = queries.text("leaks") if parameters.near_leaks == "drop" else "select image_id from holdout_twins"
-    return {"decisions": queries.text("decisions"), "holdout_twins": queries.text("holdout_twins"), "leaks": leaks}
+    return queries.steps("decisions", "accepted", "holdout_twins") | {"leaks": leaks}
 
 
 def prepare(con: duckdb.DuckDBPyConnection, parameters: Parameters, kind: str = "table") -> None:
@@ -121,7 +121,11 @@ def judging(name: str, parameters: Parameters) -> str:
     text = queries.text(name)
     if parameters.calibration is not None:
         text = text.replace(_CONFIDENCE_MARK, "l.calibrated")
-    return text.replace(_ACCEPTED_MARK, "d.decision in ('accept', 'relabel')") if parameters.accepted else text
+    return (
+        text.replace(_ACCEPTED_MARK, "coalesce(a.label = coalesce(d.new_label, l.label), false)")
+        if parameters.accepted
+        else text
+    )
 
 
 def statement(parameters: Parameters, weighted: bool = False) -> str:

@@ -25,8 +25,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from curator import digests, progress, queries
-from curator.curation import building, manifests, selection
-from curator.curation.parameters import Parameters
+from curator.curation import building, checks, manifests
 from curator.delivery import samples
 from curator.errors import InputError, printable, some, suggestion
 
@@ -192,14 +191,7 @@ def open_rows(con: duckdb.DuckDBPyConnection, manifest: Manifest) -> list[Path]:
     """
     parts = manifests.files(manifest)
     con.read_parquet([str(part) for part in parts]).create_view("rows")
-    steps = selection.before(Parameters(**manifest.lineage["parameters"]))
-    leaks = con.sql(queries.compose(steps, queries.text("checks/holdout_leak"))).limit(samples.SHOWN).fetchall()
-    if leaks:
-        raise InputError(
-            f"the manifest '{manifest.name}' has images that are in the holdout, or show one of it, by now: "
-            f"{some(uri for _, uri, *_ in leaks)}",
-            "build it again under another name; images of the holdout are left out",
-        )
+    checks.expect_no_leak(con, manifest.name, manifest.lineage)
     return parts
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import duckdb
@@ -18,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curator import draws, queries
-from curator.curation import manifests
-from curator.errors import InputError, some
+from curator.curation import checks, manifests
+from curator.errors import InputError
 from curator.loading.records import Bytes, Ints, Records, Shards, lay_out, of_table, paths
 from curator.storage.store import Store, Versions
 
@@ -157,7 +156,9 @@ class Rows:
         try:
             if not files:
                 raise FileNotFoundError(f"no files in {found.uri}")
-            _expect_no_twins(store, name, files)
+            with closing(store.connect()) as con:
+                con.read_parquet([str(file) for file in files]).create_view("rows")
+                checks.expect_no_leak(con, name, found.lineage)
             laid = lay_out(store, found, pack)
         except (OSError, pa.ArrowException, duckdb.Error) as error:
             whole = files and all(file.exists() for file in files)
@@ -251,16 +252,3 @@ def holdout_rows(sample: bool = False) -> str:
     if not sample:
         return queries.compose(steps, rows)
     return queries.compose(steps | {"evaluated": rows}, queries.text("holdout_sample"))
-
-
-def _expect_no_twins(store: Store, name: str, files: list[Path]) -> None:
-    with closing(store.connect()) as con:
-        con.read_parquet([str(file) for file in files]).create_view("manifest")
-        steps = {"holdout_twins": queries.text("holdout_twins")}
-        leaks = queries.rows(con, queries.compose(steps, queries.text("manifest_twins")))
-    if leaks:
-        raise InputError(
-            f"{len(leaks)} images of the manifest '{name}' have the same bytes as images that were added to the "
-            f"holdout since: {some(row['uri'] for row in leaks)}",
-            "build it again under another name; images of the holdout are left out",
-        )

@@ -3,7 +3,7 @@
 --          class; a class that a reviewer gave or accepted is left alone.
 -- Source:  Yalniz et al., "Billion-scale semi-supervised learning for image classification", arXiv 1905.00546, section
 --          3.2 (P most probable classes of an image); there an image may stand in several classes.
--- Inputs:  candidates, classes, decisions (accepted images).
+-- Inputs:  candidates, classes, accepted.
 -- Grain:   one row per image; the quota keeps the first of each class. Images of the first rank come before those of the
 --          second, which come before those of the third: the score of the ranks 2 and 3 is the probability that the
 --          teacher gives the class, times 2^-30 and 2^-60 (powers of two, so that no digit is lost).
@@ -27,7 +27,12 @@ room as (
     from classes as c
     left join (select label, count(*) as images from first where rank <= $per_class group by label) as f using (label)
 ),
-spare as (select * from first where rank > $per_class and image_id not in (select image_id from decisions)),
+spare as (
+    select f.*
+    from first as f
+    left join accepted as a on a.image_id = f.image_id and a.label = f.label
+    where f.rank > $per_class and a.image_id is null
+),
 second as (
     select s.image_id, s.confidence, s.label, s.p
     from (
