@@ -10,6 +10,7 @@ A run by itself is rank 0 of 1, so that what follows needs no second way.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -112,8 +113,9 @@ def join(device: str = "auto") -> Iterator[Ranks]:
     if found.type == "cuda":
         torch.cuda.set_device(found)
     try:
-        distributed.init_process_group("nccl" if found.type == "cuda" else "gloo")
-        group = _talk()
+        with _without_answer():
+            distributed.init_process_group("nccl" if found.type == "cuda" else "gloo")
+            group = _talk()
     except RuntimeError as error:
         why = str(error).splitlines()[0]
         mend = "on several hosts GLOO_SOCKET_IFNAME names the network that joins them; torchrun --max-restarts needs "
@@ -123,6 +125,19 @@ def join(device: str = "auto") -> Iterator[Ranks]:
         yield Ranks(rank, world, found, group)
     finally:
         distributed.destroy_process_group()
+
+
+@contextmanager
+def _without_answer() -> Iterator[None]:
+    """Sends to standard error what native code prints: torch 2.9 tells each connection where the answer belongs."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _talk() -> distributed.ProcessGroup:

@@ -29,7 +29,7 @@ from curator.storage.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 # What a network of the documents costs is not what is tested.
-SMALLER = {"size=224": "size=32", "data, 224, 256": "data, 32, 8", "resnet50": "test_resnet"}
+SMALLER = {"size=224": "size=32", "(3, 224, 224), 256": "(3, 32, 32), 8", "resnet50": "test_resnet"}
 # Stands in for timm's script, with the same calls for data.
 TRAIN = """
 import argparse, json
@@ -189,7 +189,9 @@ def test_a_reader_works_in_forked_workers(made: Store) -> None:
 def test_timms_loader(made: Store) -> None:
     data = ImageDataset(made.root, ManifestReader(made, "m", "train+labeled"))
     labels: Counter[int] = Counter()
-    for images, found in create_loader(data, 16, 10, use_prefetcher=False, num_workers=0):
+    for images, found in create_loader(
+        data, (3, 16, 16), 10, use_prefetcher=False, num_workers=0, persistent_workers=False
+    ):
         assert tuple(images.shape[1:]) == (3, 16, 16)
         labels.update(found.tolist())
     assert labels == {0: 17, 1: 17, 2: 17}

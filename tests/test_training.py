@@ -293,7 +293,7 @@ def test_starting_from_a_file(store: Store, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"there is no file 'gone\.pth'"):
         teach(store, name="x", init="gone.pth")
     (tmp_path / "bad.safetensors").write_bytes(b"nothing of the kind")
-    with pytest.raises(InputError, match=r"cannot be read .*header too large"):
+    with pytest.raises(InputError, match=r"(?i)cannot be read .*header ?too ?large"):
         teach(store, name="x", init=str(tmp_path / "bad.safetensors"))
     with pytest.raises(InputError, match="do not fit the architecture 'pictures:Watched'"):
         teach(store, *OWN, name="x", init=str(theirs))
