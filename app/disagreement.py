@@ -246,7 +246,7 @@ def _images(pair: Wanted, cell: Cell, values: dict[str, Any]) -> None:
                 "offset": 0,
             },
         )
-        captions = [f"{image['confidence_before']:.2f} → {image['confidence_after']:.2f}" for image in found]
+        captions = [f"{image['confidence_before']:.2f} -> {image['confidence_after']:.2f}" for image in found]
         order = "those that both teachers were surest of first"
     else:
         teacher = pair.generation if cell.kind == "now" else pair.previous
@@ -278,8 +278,8 @@ def _changed(values: dict[str, Any]) -> None:
 
 def _change(image: dict[str, Any]) -> str:
     before, after = plain(image["class_before"], 20), plain(image["class_after"], 20)
-    named = before if before == after else f"{before} → {after}"
-    return f"{named}  \n{image['confidence_before']:.2f} → {image['confidence_after']:.2f}"
+    named = before if before == after else f"{before} -> {after}"
+    return f"{named}  \n{image['confidence_before']:.2f} -> {image['confidence_after']:.2f}"
 
 
 def _classes(values: dict[str, Any]) -> None:

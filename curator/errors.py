@@ -63,9 +63,21 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
+def absent(kind: str, name: str, known: Iterable[str], made_by: str) -> InputError:
+    """There is no such thing; the mend is those that there are, or else the command that makes one."""
+    names = list(known)
+    mend = f"the {kind}s are {some(names)}" if names else made_by
+    return InputError(f"there is no {kind} '{name}'{suggestion(name, names)}", mend)
+
+
 def printable(text: str) -> str:
     """Text that keeps to its line: a file's name must not move the cursor, break the line or fail to print."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def plural(number: int, one: str, more: str = "") -> str:
+    """The words that go with a number: `one` where it is 1, else `more`, by default `one` with an s."""
+    return one if number == 1 else more or f"{one}s"
 
 
 def some(items: Iterable[object], limit: int = 5) -> str:

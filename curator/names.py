@@ -10,15 +10,16 @@ from curator.errors import InputError, StoreError
 from curator.schema import TABLES
 
 MOST_CLASSES = 2**15
-# What deltalake 1.6 cannot have in the path of a table: it stops with a Rust panic, or looks elsewhere.
-_UNFIT = re.compile(r"[][|^\\\x00-\x1f\x7f\ud800-\udfff]|%[0-9A-Fa-f]{2}")
+# What deltalake 1.6 cannot have in the path of a table: it stops with a Rust panic, or looks elsewhere. DuckDB takes
+# * and ? for a pattern, which another folder's files may match too.
+_UNFIT = re.compile(r"[][*?|^\\\x00-\x1f\x7f\ud800-\udfff]|%[0-9A-Fa-f]{2}")
 
 
 def check_path(path: Path) -> None:
     """Whether a store may lie at a path.
 
     Raises:
-        StoreError: It is a URL, or deltalake cannot read tables there.
+        StoreError: It is a URL, or deltalake or DuckDB cannot read tables there.
     """
     if re.match(r"\w{2,}:/", str(path)):  # Path makes one slash of two
         raise StoreError(f"'{path}' is a URL that became a path on its way", "give it as text")

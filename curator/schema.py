@@ -12,8 +12,6 @@ import pyarrow as pa
 
 SPLITS = ("labeled", "unlabeled", "holdout")
 DECISIONS = ("accept", "reject", "relabel", "skip")
-STATUSES = ("ok", "unreadable", "unscanned")
-SOURCES = ("labeled", "pseudo", "review")
 
 _TIME = pa.timestamp("us", tz="UTC")
 # Delta Lake reads list items back under the name "element"; using it from the start keeps one schema everywhere.

@@ -23,7 +23,7 @@ from curator.storage.store import Store
 DOCS = Path(__file__).resolve().parent
 NOTE = "<!-- Written by docs/reference.py from the code: change it there, then `make reference`. -->"
 
-# The keys of the document that --json prints, by command in the order of the route, and by when it prints them.
+# The keys of the document that --json prints, by command, and by when it prints them.
 SCAN = (
     "scan images checked not_checked unreadable plain embedded compared rejected cleared unconfirmed crowded problems "
     "distance model cosine confirm duplicates groups spare leaks labeled_twins kinds examples written"
@@ -31,7 +31,9 @@ SCAN = (
 BUILT = "name path generation rows unique_images classes short_classes empty_classes sha256 funnel warnings"
 ANSWERS: dict[str, dict[str, str]] = {
     "init": {"": "store root classes kept_classes"},
-    "add-images": {"": "added already_present unreadable total leaks repeated problems"},
+    "add-images": {
+        "": "added already_present unreadable total leaks repeated problems known_unreadable known_unscanned",
+    },
     "train": {
         "": (
             "model generation steps top1 images_per_second loss input_bound loader pack precision failed problems step "
@@ -128,7 +130,7 @@ Types are DuckDB's.
 COMMANDS_HEAD = f"""# Commands
 {NOTE}
 
-Every command takes these, too:
+Every command takes these, too, but `demo` no `--store`: it makes a store of its own.
 
 | option | default | |
 |---|---|---|
@@ -157,15 +159,13 @@ class Command(NamedTuple):
 
 
 def commands() -> Iterator[Command]:
-    """All commands in the order of ANSWERS; those that are not there come last."""
-    places = {name: place for place, name in enumerate(ANSWERS)}
-    found = _below(typer.main.get_command(cli.app), "")
-    return iter(sorted(found, key=lambda command: places.get(command.name, len(places))))
+    """All commands, in the order of the route."""
+    return _below(typer.main.get_command(cli.app), "")
 
 
 def _below(group: Any, words: str) -> Iterator[Command]:
-    for name, inner in group.commands.items():
-        full = f"{words} {name}".strip()
+    for name in group.list_commands(None):
+        inner, full = group.commands[name], f"{words} {name}".strip()
         if hasattr(inner, "commands"):
             yield from _below(inner, full)
         else:

@@ -2,16 +2,9 @@
 --          reviewed; the latest decision of an image wins. A relabel is right where it gives the class that the teacher
 --          gave, an accept where the class that was accepted (of the generation that was judged) is this one, a reject never;
 --          a skip, or none, leaves the image undecided.
--- Inputs:  sample (rows of one audit), stored_reviews, stored_labels.
+-- Inputs:  sample (rows of one audit), latest_reviews, stored_labels.
 -- Grain:   one row per class and stratum of the sample, ordered by them.
 with
-latest as (
-    select
-        image_id, generation, decision, new_label,
-        row_number() over (partition by image_id order by decided_at desc, decision desc, new_label) as nth
-    from stored_reviews
-    where image_id in (select image_id from sample)
-),
 judged as (
     select
         s.label, s.stratum, s.stratum_images,
@@ -21,13 +14,14 @@ judged as (
             when r.decision = 'reject' then false
         end as is_right
     from sample as s
-    left join latest as r on r.image_id = s.image_id and r.nth = 1
+    left join latest_reviews as r on r.image_id = s.image_id
     left join (
         select image_id, generation, label
         from stored_labels
         where image_id in (
-            select image_id from latest
-            where nth = 1 and decision = 'accept' and generation not in (select generation from sample)
+            select image_id from latest_reviews
+            where decision = 'accept' and generation not in (select generation from sample)
+                and image_id in (select image_id from sample)
         )
     ) as l on l.image_id = r.image_id and l.generation = r.generation
 )

@@ -8,6 +8,7 @@ select
         when i.image_id is null then 'names an image that is not in the store'
         when k.occurrence > 1 then 'names an image that an earlier row names'
         when l.image_id is not null then 'names an image that this generation has labeled already'
+        when i.status = 'unreadable' then 'names an image that cannot be read'
     end as problem
 from (select row, image_id, row_number() over (partition by image_id order by row) as occurrence from keyed) as k
 left join stored_images as i on i.image_id = k.image_id

@@ -2,10 +2,10 @@
 --          decisions.sql.
 -- Inputs:  stored_reviews.
 -- Grain:   one row per reviewed image.
-select image_id, decision, new_label, decided_at
+select image_id, generation, decision, new_label, decided_at
 from (
     select
-        image_id, decision, new_label, decided_at,
+        image_id, generation, decision, new_label, decided_at,
         row_number() over (partition by image_id order by decided_at desc, decision desc, new_label) as nth
     from stored_reviews
 )

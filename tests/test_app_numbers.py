@@ -222,7 +222,7 @@ def test_matrices(measured: Store) -> None:
 @pytest.mark.parametrize(
     ("cell", "title", "captions"),
     [
-        ("flip-1-0", "before, bar now", ["0.80 → 0.90"]),
+        ("flip-1-0", "before, bar now", ["0.80 -> 0.90"]),
         ("now-2-1", "by generation 1", ["0.55"]),
         ("before-0-1", "by generation 0", ["0.70"]),
     ],

@@ -279,7 +279,14 @@ def test_svg_and_pdf_are_the_same_again(judged: Store, tmp_path: Path) -> None:
 def test_models_that_labeled_no_holdout(store: Store, judged: Store) -> None:
     with pytest.raises(InputError, match="no model has labeled the holdout"):
         calibration.calibrate(store)
-    with pytest.raises(InputError, match="'shap' has not labeled the holdout; did you mean 'sharp'"):
+    with pytest.raises(InputError, match="there is no model 'nope'") as told:
+        calibration.calibrate(store, "nope")
+    assert told.value.mend == "the models are outside"
+    # one that was named by an import has no weights to label with
+    with pytest.raises(InputError, match="no model has labeled the holdout") as told:
+        calibration.calibrate(store, "outside")
+    assert told.value.mend.startswith("curator import-labels FILE --generation 0 --model outside")
+    with pytest.raises(InputError, match="there is no model 'shap'; did you mean 'sharp'"):
         calibration.calibrate(judged, "shap")
 
 

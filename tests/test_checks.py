@@ -85,7 +85,7 @@ def test_offending_rows_are_named_and_the_exit_code_is_1(
     assert "m: not ok, 9 checks\n\nrejected_image: 1 found\n" in answer.out
     assert "pool/b.jpg" in answer.out
     assert "sound: ok" in answer.out
-    assert "1 of 2 manifests fail a check (m)" in answer.err
+    assert "1 of 2 manifests fails a check (m)" in answer.err
     answer = curator("check", "m", "--store", store.path, "--json")
     assert answer.code == 1
     failed = [c for c in answer.json["manifests"][0]["checks"] if c["offending"]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,9 +20,9 @@ import typer
 from conftest import Answer
 from test_images import picture, tree
 
-from curator import cli
+from curator import cli, commands
 from curator.cli import run
-from curator.commands import app
+from curator.commands import ROUTE, app
 from curator.errors import DiskFull
 from curator.pictures.images import add_images
 from curator.storage.store import Store
@@ -101,6 +102,25 @@ def test_every_help_has_an_example(curator: Run, command: str) -> None:
         assert (done.code, done.err) == (0, "")
         assert "Example: curator " + command in " ".join(done.out.split())
         assert "--store" in done.out or command in ("demo", "quality")
+
+
+def test_help_names_the_commands_in_the_order_of_the_route(curator: Run) -> None:
+    inner = typer.main.get_command(app).commands["quality"].commands  # type: ignore[attr-defined]
+    assert sorted(ROUTE) == sorted([*COMMANDS, *inner])
+    for arguments, names in (([], COMMANDS), (["quality"], inner)):
+        shown = re.findall(r"^\W*([a-z-]+)  ", curator(*arguments, "--help").out.partition("Commands")[2], re.MULTILINE)
+        assert shown == [name for name in ROUTE if name in names]
+
+
+def test_the_list_of_where_commands_stand() -> None:
+    told = {}
+    for file, names in re.findall(r"^(\w+)\.py +(.+)$", commands.__doc__ or "", re.MULTILINE):
+        told |= {name.removeprefix("quality "): file for name in names.split(", ")}
+    outer = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    there = (outer | outer["quality"].commands).items()
+    for name, command in there:
+        if name != "quality":
+            assert command.callback.__module__ == f"curator.commands.{told.get(name)}", name
 
 
 def test_usage_errors(curator: Run) -> None:

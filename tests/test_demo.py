@@ -1,6 +1,7 @@
 """The demo: its split of the digits, and the whole of it with short runs in place of real ones."""
 
 import csv
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,7 +45,11 @@ def test_tuning_never_sees_the_holdout(tmp_path: Path) -> None:
         assert not used & held
 
 
-def test_the_whole_demo_with_short_runs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_whole_demo_with_short_runs(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CURATOR_STORE", str(tmp_path / "mine"))
+
     def short(arguments: list[str]) -> object:
         more = ["--set", "schedule.steps=12", "--set", "schedule.warmup_steps=0"] if arguments[0] == "train" else []
         # a teacher of twelve steps is sure of nothing
@@ -61,6 +66,10 @@ def test_the_whole_demo_with_short_runs(tmp_path: Path, capfd: pytest.CaptureFix
     first = ["init", *["add-images"] * 3, "train", "label", "build-manifest"]
     assert shown == [*first, "train", "train", *["evaluate"] * 3, "sql"]
     assert Path.cwd() != tmp_path / "demo"
+    # a store of the user's own is left alone, and the commands to try next are about the demo's
+    assert not (tmp_path / "mine").exists()
+    assert os.environ["CURATOR_STORE"] == str(tmp_path / "mine")
+    assert f"  cd {tmp_path / 'demo'}\n  unset CURATOR_STORE\n" in out
 
 
 def test_it_leaves_other_folders_alone(tmp_path: Path, curator: Callable[..., Answer]) -> None:

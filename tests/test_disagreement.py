@@ -231,12 +231,16 @@ def test_command(second: Store, ids: dict[str, int], curator: Callable[..., Answ
     answer = curator("quality", "disagreement", "--store", second.path)
     assert answer.code == 0
     assert "2 of 9 images" in answer.out
+    assert "severity\n" in answer.out  # the last column: where a picture lies is for programs
+    assert "byte_offset" not in answer.out
     found = curator("quality", "disagreement", "--class", "owl", "--limit", 1, "--json", "--store", second.path).json
     assert [row["image_id"] for row in found["images"]] == [ids["d"]]
     assert found["flipped"] == 2
     assert set(CLASSES) == {row["class_name"] for row in found["classes"]}
     one = curator("quality", "disagreement", "--image-id", ids["d"], "--json", "--store", second.path).json
     assert [row["class_name"] for row in one["generations"]] == ["cat", "owl"]
+    shown = curator("quality", "disagreement", "--image-id", ids["d"], "--store", second.path).out.splitlines()[0]
+    assert shown.split() == ["generation", "model", "class_name", "confidence", "margin", "entropy"]
 
 
 def test_killed_at_any_moment(second: Store) -> None:

@@ -315,6 +315,12 @@ def test_targets_and_extras_exist() -> None:
     assert installed > 3
 
 
+def test_the_table_of_targets() -> None:
+    made = re.findall(r"^([a-z][\w-]*):.*## ", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    rows = re.findall(r"^\| (`make .+?) \|", (ROOT / "CONTRIBUTING.md").read_text("utf-8"), re.MULTILINE)
+    assert sorted(re.findall(r"`make ([\w-]+)`", " ".join(rows))) == sorted(made)
+
+
 def test_files_and_links_exist() -> None:
     looked, gone = 0, []
     for page in PAGES:

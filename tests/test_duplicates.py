@@ -235,6 +235,15 @@ def test_a_scan_that_finds_nothing_is_one(store: Store) -> None:
     assert last_scan(store) == found.scan
 
 
+def test_embeddings_of_a_model_that_cannot_have_any(store: Store) -> None:
+    with pytest.raises(InputError, match="there is no model 'outsid'; did you mean 'outside'") as told:
+        find(store, Rule(model="outsid"), dry_run=True)
+    assert told.value.mend == "the models are outside"
+    with pytest.raises(InputError, match="'outside': it was named by an import and has no weights") as told:
+        find(store, Rule(model="outside"), dry_run=True)
+    assert "curator label" not in told.value.mend
+
+
 def test_a_store_without_the_table(twins: Store, curator: Run) -> None:
     shutil.rmtree(twins.path / "duplicates", ignore_errors=True)
     assert twins.versions()["duplicates"] == ABSENT
@@ -295,7 +304,7 @@ def test_the_commands(twins: Store, curator: Run) -> None:
     assert curator("quality", "duplicates", "--cosine", 0.9, "--store", twins.path).code == 2
     nobody = curator("quality", "duplicates", "--embeddings", "nobody", "--store", twins.path)
     assert nobody.code == 2
-    assert "curator label --model nobody --embeddings" in nobody.err
+    assert "there is no model 'nobody'" in nobody.err
 
 
 def test_no_leaks(store: Store, curator: Run) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from curator.curation.account import wilson
 from curator.errors import InputError
-from curator.measures.evaluation import evaluate
+from curator.measures.robustness import evaluate
 from curator.networks import inference, network
 from curator.pictures.images import add_images
 from curator.storage.store import Store
@@ -70,7 +70,7 @@ def store(known: Store, tmp_path: Path) -> Store:
 
 
 def test_figures_by_hand(known: Store) -> None:
-    found = evaluate(known, "known")
+    found = evaluate(known, "known").clean
     assert (found.model, found.generation, found.images, found.failed) == ("known", 0, 8, 0)
     assert found.top1 == 3 / 8
     assert found.top5 == 6 / 8
@@ -94,7 +94,7 @@ def test_the_command_line(known: Store, curator: Callable[..., Answer]) -> None:
 
 def test_training_registers_the_same_figures(known: Store) -> None:
     figures = known.rows("select name, value from metrics where model = 'known' and name in ('top1', 'top5', 'ece')")
-    found = evaluate(known, "known")
+    found = evaluate(known, "known").clean
     assert {row["name"]: row["value"] for row in figures} == {
         "top1": found.top1,
         "top5": found.top5,
@@ -108,17 +108,17 @@ def test_labels_of_the_holdout_say_the_same(store: Store) -> None:
         "select avg((l.label = i.label)::INT) as top1, avg(list_contains(l.top_classes[:5], i.label)::INT) as top5,"
         " avg(l.confidence) as confidence from labels as l join images as i using (image_id) where l.split = 'holdout'"
     )[0]
-    found = evaluate(store, "known")
+    found = evaluate(store, "known").clean
     assert (row["top1"], row["top5"]) == (found.top1, found.top5)
     assert row["confidence"] == pytest.approx(found.confidence)
 
 
 def test_unreadable_images_do_not_count_and_are_counted(store: Store, curator: Callable[..., Answer]) -> None:
     (store.root / "holdout" / "c0" / "0.png").unlink()
-    found = evaluate(store, "known")
+    found = evaluate(store, "known").clean
     assert (found.images, found.failed, found.top1) == (7, 1, 2 / 7)
     answer = curator("evaluate", "--model", "known", "--store", store.path)
-    assert answer.out.endswith("7 holdout images; 1 more could not be read and do not count\n")
+    assert answer.out.endswith("7 holdout images; 1 more could not be read and does not count\n")
 
 
 def test_nothing_to_evaluate_on(store: Store, curator: Callable[..., Answer]) -> None:
@@ -136,7 +136,7 @@ def test_nothing_to_evaluate_on(store: Store, curator: Callable[..., Answer]) ->
 def test_fewer_than_five_classes(tmp_path: Path) -> None:
     store = world(tmp_path, labeled=2, pool=0, holdout=3)
     teach(store, "schedule.steps=1")
-    found = evaluate(store, "teacher")
+    found = evaluate(store, "teacher").clean
     assert (found.top5, found.images) == (1, 9)
     assert found.top1 < 1
     assert len(CLASSES) == 3
@@ -145,11 +145,11 @@ def test_fewer_than_five_classes(tmp_path: Path) -> None:
 def test_more_images_than_a_batch(tmp_path: Path) -> None:
     store = world(tmp_path, labeled=1, pool=0, holdout=50)
     teach(store, "network.architecture=pictures:Slow", "schedule.steps=1")
-    found = evaluate(store, "teacher", threads=2)
+    found = evaluate(store, "teacher", threads=2).clean
     assert found.images == 150
     write(tmp_path / "holdout" / "bar" / "x.png", picture(0, 9999))
     add_images(store, str(tmp_path / "holdout"), "holdout")
-    assert evaluate(store, "teacher").images == 151
+    assert evaluate(store, "teacher").clean.images == 151
 
 
 @pytest.mark.parametrize(
@@ -189,4 +189,4 @@ def test_pictures_have_the_test_resolution(known: Store) -> None:
 def test_a_device_that_is_not_there(known: Store) -> None:
     with pytest.raises(InputError, match="the device 'nowhere' cannot be used"):
         evaluate(known, "known", device="nowhere")
-    assert evaluate(known, "known", device="cpu").images == 8
+    assert evaluate(known, "known", device="cpu").clean.images == 8

@@ -77,7 +77,7 @@ def test_one_model(evaluated: Store, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "Not all of these figures" not in (tmp_path / "other.html").read_text()
 
 
-def test_refused(evaluated: Store, curator: Callable[..., Answer], tmp_path: Path) -> None:
+def test_refused(evaluated: Store, made_once: Path, curator: Callable[..., Answer], tmp_path: Path) -> None:
     store = ["--store", evaluated.path, "--output", tmp_path / "x.html"]
     assert "there is no model 'techer'; did you mean 'teacher'?" in curator("report", "--model", "techer", *store).err
     assert "neither a manifest nor a model is named" in curator("report", *store).err
@@ -86,5 +86,8 @@ def test_refused(evaluated: Store, curator: Callable[..., Answer], tmp_path: Pat
     answer = curator("report", "--model", "teacher", "--model", "new", *store)
     assert (answer.code, "mend: curator evaluate --model new" in answer.err) == (2, True)
     assert not (tmp_path / "x.html").exists()
+    with pytest.raises(InputError, match="'outside' was named by an import: without weights it cannot be eval") as told:
+        evaluations.newest(Store(made_once / "store"), ["outside"])
+    assert told.value.mend == "name a model that was trained here: there is none yet"
     with pytest.raises(InputError, match="is a folder"):
         write(evaluated, ["teacher"], tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -20,7 +21,7 @@ import pytest
 from conftest import Answer
 from PIL import Image
 
-from curator.errors import InputError
+from curator.errors import InputError, StoreError
 from curator.pictures.images import add_images
 from curator.pictures.reading import read_bytes
 from curator.storage.store import Store
@@ -349,3 +350,71 @@ def test_class_names_of_any_kind(tmp_path: Path, empty: Store) -> None:
     assert empty.classes() == sorted(names)
     rows = empty.rows("select uri, class_name from images")
     assert all(row["uri"] == f"d/{row['class_name']}/1.jpg" for row in rows)
+
+
+# Files that are away
+
+
+def test_a_listing_of_files_that_are_not_there_adds_nothing(tmp_path: Path, empty: Store, curator: Run) -> None:
+    tree(tmp_path / "pool", {"a.jpg": picture(1), "b.jpg": picture(2), "bad.jpg": b""})
+    file = listing(tmp_path / "l.parquet", uri=["a.jpg", "b.jpg"])
+    done = curator("add-images", file, "--split", "unlabeled", "--base", "poool", "--store", empty.path)
+    assert done.code == 2
+    assert "no file is there of the first 2" in done.err
+    assert "--base" in done.err
+    assert ids(empty) == {}
+    assert add_images(empty, file, "unlabeled", base="pool")[:3] == (2, 0, 0)
+    # a broken picture is there; and beside known images one that is away is counted
+    assert add_images(empty, listing(tmp_path / "l.parquet", uri=["pool/bad.jpg"]), "unlabeled").unreadable == 1
+    more = listing(tmp_path / "l.parquet", uri=["pool/a.jpg", "pool/gone.jpg", "pool/bad.jpg"])
+    done = curator("add-images", more, "--split", "unlabeled", "--store", empty.path)
+    assert "1 cannot be read and will not" in done.out
+    assert add_images(empty, more, "unlabeled").known_unreadable == 2
+
+
+def test_known_images_without_a_scan_are_counted(tmp_path: Path, empty: Store, curator: Run) -> None:
+    folder = tree(tmp_path / "pool", {"a.jpg": picture(1), "b.jpg": picture(2)})
+    add_images(empty, folder, "unlabeled", scan=False)
+    done = curator("add-images", folder, "--split", "unlabeled", "--store", empty.path)
+    assert "of those, 2 were added without a scan" in done.out
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EMFILE, errno.ENOMEM])
+def test_a_disk_that_fails_stops_the_scan(
+    tmp_path: Path, empty: Store, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    folder = tree(tmp_path / "pool", {"a.jpg": picture(1), "b.jpg": picture(2), "c.jpg": b""})
+    opened = os.open
+
+    def failing(path: Any, *rest: Any) -> int:
+        if str(path).endswith("b.jpg"):
+            raise OSError(number, os.strerror(number))
+        return opened(path, *rest)
+
+    monkeypatch.setattr("curator.pictures.images._CHUNK", 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", failing)
+        with pytest.raises(StoreError, match=r"b\.jpg' cannot be read now"):
+            add_images(empty, folder, "unlabeled")
+    assert len(ids(empty)) == 1  # the chunk before it stays
+    assert add_images(empty, folder, "unlabeled")[:3] == (2, 1, 1)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_label_and_class_name_mean_one_class(tmp_path: Path, kind: str) -> None:
+    store = Store.create(tmp_path / "s", ["x", "y"])
+    for label, said in ((1, "b.*1, 'x'"), (0, None)):
+        if kind == "csv":
+            (tmp_path / "l.csv").write_text(f"uri,label,class_name\na,1,y\nb,{label},x\n")
+        else:
+            listing(tmp_path / "l.parquet", uri=["a", "b"], label=[1, label], class_name=["y", "x"])
+        if said:
+            with pytest.raises(InputError, match=said):
+                add_images(store, str(tmp_path / f"l.{kind}"), "labeled", scan=False)
+            assert ids(store) == {}
+        else:
+            add_images(store, str(tmp_path / f"l.{kind}"), "labeled", scan=False)
+    assert store.rows("select class_name from images order by uri") == [{"class_name": "y"}, {"class_name": "x"}]
+    (tmp_path / "l.csv").write_text("uri,label,class_name\nc,x,y\n")
+    with pytest.raises(InputError, match="name different classes for: c"):
+        add_images(store, str(tmp_path / "l.csv"), "labeled", scan=False)

@@ -23,7 +23,7 @@ from curator.generations import softlabels
 from curator.generations.labels import import_labels
 from curator.pictures.images import add_images
 from curator.quality import issues
-from curator.schema import CLASSES, HELD_OUT, IMAGES
+from curator.schema import CLASSES, HELD_OUT, IMAGES, REVIEWS
 from curator.storage import additions
 from curator.storage.store import Store
 
@@ -132,7 +132,7 @@ def _connection(summary: softlabels.Summary, labels: np.ndarray, classes: int) -
     con.register("stored_images", pa.table(columns, schema=IMAGES.schema))
     known = [list(range(classes)), [str(i) for i in range(classes)]]
     con.register("stored_classes", pa.table(known, schema=CLASSES.schema))
-    con.execute("create table stored_reviews (image_id bigint, decision text, new_label int, decided_at timestamp)")
+    con.register("stored_reviews", REVIEWS.schema.empty_table())
     issues.prepare(con)
     return con
 
@@ -267,6 +267,9 @@ def test_the_command(judged: Store, curator: Callable[..., Answer], tmp_path: Pa
 def test_nothing_to_judge_by(judged: Store) -> None:
     with pytest.raises(InputError, match="trained without it"):
         issues.find(Store.create(judged.path.parent / "other", NAMES))
+    with pytest.raises(InputError, match="no run of folds 'q': no image") as told:
+        issues.find(Store(judged.path.parent / "other"), run="q")
+    assert told.value.mend == "curator quality folds --recipe RECIPE --name q"
     with pytest.raises(InputError, match="did you mean 'joint'"):
         issues.find(judged, by="joins")
     with pytest.raises(InputError, match="no run of folds 'q'"):

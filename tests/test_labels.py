@@ -13,12 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import CLASSES, PROBS, Answer
 
-from curator.errors import InputError
-from curator.generations import softlabels
+from curator.errors import CuratorError, InputError
+from curator.generations import labels, softlabels
 from curator.generations.labels import PartWriter, import_labels
 from curator.pictures.images import add_images
 from curator.schema import LABELS
+from curator.storage import additions
 from curator.storage.store import Store
+from curator.upkeep import integrity
 
 URIS = [f"pool/{name}.jpg" for name in PROBS]
 ROWS = [list(row) for row in PROBS.values()]
@@ -345,3 +347,65 @@ def test_a_rejected_import_leaves_no_folder_behind(store: Store, tmp_path: Path)
     with pytest.raises(InputError):
         import_labels(store, write(tmp_path / "f.parquet", uri=["x"], probs=ROWS[:1]), 1, "second")
     assert sorted(path.name for path in (store.path / "labels").iterdir()) == before
+
+
+# Images and models that may not have these labels
+
+
+def test_labels_of_an_unreadable_image_are_rejected(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    add_images(store, write(tmp_path / "l.parquet", uri=["broken.jpg"]), "unlabeled")
+    file = write(tmp_path / "f.parquet", uri=[*URIS, "broken.jpg"], probs=[*ROWS, ROWS[0]])
+    with pytest.raises(InputError, match="row 9 names an image that cannot be read"):
+        import_labels(store, file, 1, "second")
+    done = import_labels(store, file, 1, "second", max_rejected=1)
+    assert (done.images, done.problems) == (9, ["row 9 names an image that cannot be read"])
+
+
+def test_a_model_whose_labels_are_there_without_it_gets_no_other_generation(store: Store, tmp_path: Path) -> None:
+    file = write(tmp_path / "f.parquet", uri=URIS, probs=ROWS)
+    import_labels(store, file, 1, "second")
+    store.delta("models").delete("model = 'second'")
+    with pytest.raises(InputError, match="the model 'second' belongs to generation 1, not 2"):
+        import_labels(store, file, 2, "second")
+
+
+@pytest.mark.parametrize(
+    ("mine", "said"),
+    [(1, "another process published generation 1"), (2, "the model 'second' belongs to generation 1, not 2")],
+)
+def test_two_imports_of_one_model_at_once_give_it_one_generation(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mine: int, said: str
+) -> None:
+    file = write(tmp_path / "f.parquet", uri=URIS[:4], probs=ROWS[:4])
+    other = write(tmp_path / "g.parquet", uri=URIS[4:], probs=ROWS[4:])
+    claim = additions.claim
+
+    def late(*arguments: Any) -> None:
+        monkeypatch.setattr(additions, "claim", claim)
+        import_labels(Store(store.path), other, 1, "second")
+        claim(*arguments)
+
+    monkeypatch.setattr(additions, "claim", late)
+    with pytest.raises(CuratorError, match=said):
+        import_labels(store, file, mine, "second")
+    found = store.rows("select generation, count(*) as n from labels where model = 'second' group by generation")
+    assert found == [{"generation": 1, "n": 5}]
+    assert store.rows("select generation from models where model = 'second'") == [{"generation": 1}]
+
+
+def test_an_import_that_died_before_its_labels_goes_on(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(tmp_path / "f.parquet", uri=URIS, probs=ROWS)
+
+    def died(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(labels, "publish", died)
+        with pytest.raises(KeyboardInterrupt):
+            import_labels(store, file, 1, "second")
+    assert store.rows("select generation from models where model = 'second'") == [{"generation": 1}]
+    assert integrity.examine(store.path).wrong == []
+    assert import_labels(store, file, 1, "second").images == 9

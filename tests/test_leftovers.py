@@ -198,8 +198,11 @@ def test_the_command(store: Store, curator: Run) -> None:
     ]
     assert answer["kept_unknown"]["examples"] == ["notes.txt"]
     text = curator("gc", "--store", store.path, "--older-than", "0s").out
-    assert "curator gc --delete removes them" in text
+    assert "1 file, 7 bytes; curator gc --delete --older-than 0s --alone removes it, where nothing else uses" in text
+    assert "1 file is none of curator's and stays: notes.txt" in text
     assert "--unfinished gives it up" in text
+    text = curator("gc", "--store", store.path, "--older-than", "0s", "--unfinished").out
+    assert "; curator gc --delete --unfinished --older-than 0s --alone removes them, where" in text
     answer = curator("gc", "--store", store.path, "--delete", "--alone", "--older-than", "0s", "--json").json
     assert (answer["removed"], answer["bytes"]) == (1, 7)
     answer = curator(

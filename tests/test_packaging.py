@@ -119,6 +119,15 @@ def test_source_archive(sdist: Path) -> None:
     assert names >= {path.relative_to(ROOT).as_posix() for pattern in patterns for path in ROOT.glob(pattern)}
     assert names >= {"LICENSE", "README.md", "CHANGELOG.md", "CITATION.cff", "SECURITY.md", "constraints-oldest.txt"}
     assert "tests/fixtures/store-2/store/store.json" in names
+    # tests of the docs and of benchmarks run from the archive, too, and its pages link to nothing that it lacks
+    known = must(
+        "git", "-c", "safe.directory=*", "ls-files", "-zco", "--exclude-standard", "docs", "benchmarks", cwd=ROOT
+    )
+    assert names >= {name for name in known.split("\0") if name and (ROOT / name).is_file()}
+    for page in (name for name in names if re.fullmatch(r"[A-Z]+\.md|docs/.*\.md", name)):
+        for target in re.findall(r"\]\((?!#)([^)\s#]+)", (ROOT / page).read_text("utf-8")):
+            if not re.match(r"[a-z]+:", target):
+                assert os.path.normpath(Path(page).parent / target) in names, f"{page}: {target}"
     assert not [name for name in names if name.endswith((".so", ".pyc"))]
 
 

@@ -71,6 +71,7 @@ def test_a_query_as_a_file_and_wrong_usage(store: Store, outside: Path, curator:
         (["-f", "gone.sql"], "'gone.sql' cannot be read"),
         (["-f", "bytes.sql"], "'bytes.sql' cannot be read"),
         (["-f", "."], "'.' cannot be read"),
+        (["select 1", "--format", "csv", "--json"], "--json and --format csv are two forms of one answer"),
         (["select 1", "--format", "jsn"], "the format 'jsn' is unknown; did you mean 'json'?"),
         (["select 1", "--memory", "much"], "--memory much is no size"),
         (["select 1", "--memory", "0"], "--memory 0 is no size"),
@@ -91,6 +92,11 @@ def test_manifests_are_views_of_their_own(store: Store, curator: Run) -> None:
     assert names == [{"name": "9lives.x", "rows": 6}, {"name": "g0-5", "rows": 15}]
     both = 'select count(*) as n from "g0-5" join "9lives.x" using (image_id) join images using (image_id)'
     assert curator("sql", both, "--store", store.path, "--json").json[0]["n"] > 0
+    bare = curator("sql", "select * from g0-5", "--store", store.path).err
+    assert """mend: the name of this manifest needs double quotes: curator sql 'select * from "g0-5"'""" in bare
+    assert "9lives.x" in sandboxed._quoted("select uri from 9lives.x limit 1", ["images", "g0-5", "9lives.x"])
+    for query in ("select * from g0-7", "selct 'g0-5'", 'select nothing from "g0-5"', "select x from images"):
+        assert not sandboxed._quoted(query, ["images", "g0-5", "9lives.x"])
     for path in (store.path / "manifests" / "g0-5").glob("*"):
         path.unlink()
     (store.path / "manifests" / "g0-5").rmdir()

@@ -60,7 +60,7 @@ def test_images_that_came_later_are_to_be_labeled(store: Store, tmp_path: Path) 
     pq.write_table(pa.table({"uri": ["pool/late.jpg"]}), tmp_path / "late.parquet")
     add_images(store, str(tmp_path / "late.parquet"), "unlabeled", scan=False)
     (step,) = [step for step in look(store).steps if "has not labeled" in step.what]
-    assert step.what == "Generation 0 has not labeled 1 images of the pool."
+    assert step.what == "Generation 0 has not labeled 1 image of the pool."
     assert step.command == "curator import-labels FILE --generation 0 --model outside"
 
 

@@ -126,7 +126,7 @@ def test_an_empty_folder_or_a_link_to_one_becomes_the_store(tmp_path: Path) -> N
     assert Store(tmp_path / "empty").classes() == ["a"]
 
 
-@pytest.mark.parametrize("name", ["a b", "störe", "100%", "what?", "a#1", 'q"x', "{a}", "*", "-s", "it's"])
+@pytest.mark.parametrize("name", ["a b", "störe", "100%", "a#1", 'q"x', "{a}", "-s", "it's"])
 def test_a_store_at_a_path_with_odd_characters(tmp_path: Path, name: str) -> None:
     store = Store.create(tmp_path / name / "s", ["a"])
     assert add_images(store, listing(tmp_path / "l.parquet", "x.jpg"), "unlabeled", scan=False).added == 1
@@ -135,8 +135,8 @@ def test_a_store_at_a_path_with_odd_characters(tmp_path: Path, name: str) -> Non
     assert store.classes() == ["a"]
 
 
-@pytest.mark.parametrize("name", ["a[1]", "a|b", "50%25", "a\nb", "b\\c", os.fsdecode(b"\xff")])
-def test_a_path_that_delta_cannot_read_is_refused(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["a[1]", "what?", "a*", "a|b", "50%25", "a\nb", "b\\c", os.fsdecode(b"\xff")])
+def test_a_path_that_delta_or_duckdb_cannot_read_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(StoreError, match="cannot lie at"):
         Store.create(tmp_path / name / "s")
     assert not any(tmp_path.iterdir())

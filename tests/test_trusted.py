@@ -19,7 +19,8 @@ from curator.delivery.shards import Form
 from curator.errors import InputError
 from curator.loading.loader import ManifestLoader
 from curator.loading.rows import Rows
-from curator.measures.evaluation import evaluate, evaluate_network
+from curator.measures.evaluation import evaluate_network
+from curator.measures.robustness import evaluate
 from curator.networks.network import load
 from curator.pictures.images import add_images
 from curator.storage.store import Store
@@ -166,12 +167,12 @@ def test_a_rejected_holdout_image_still_protects(wrong: Store, root: Path) -> No
 def test_decisions_on_the_holdout(wrong: Store, root: Path) -> None:
     """As a store in which these images had been added so."""
     teach(wrong, "schedule.steps=6")
-    before = evaluate(wrong, "teacher")
+    before = evaluate(wrong, "teacher").clean
     known = ids(wrong)
     add_review(wrong, known["holdout/bar/0.png"], "relabel", "square")
     add_review(wrong, known["holdout/disc/1.png"], "reject")
     add_review(wrong, known["holdout/disc/0.png"], "accept")
-    after = evaluate(wrong, "teacher")
+    after = evaluate(wrong, "teacher").clean
     assert (before.images, after.images) == (6, 5)
     write(root / "again" / "square" / "bar0.png", picture(0, 1000))
     for name, i in (("bar", 1), ("disc", 0), ("square", 0), ("square", 1)):

@@ -1,14 +1,12 @@
 """The command line: each command parses, calls one function of the library, and renders its answer.
 
 images.py    init, add-images
-labels.py    import-labels, label, review, index
-manifests.py build-manifest, manifests, show
-doctor.py    doctor
-gc.py        gc
+models.py    train, label, demo
+labels.py    import-labels, review, index
+manifests.py build-manifest, manifests, show, diff, check
 report.py    report
 exports.py   export
 packs.py     pack
-models.py    train, demo
 evaluation.py evaluate
 recipes.py   recipes
 evolve.py    evolve
@@ -16,21 +14,41 @@ duplicates.py quality duplicates, quality leaks
 issues.py    quality folds, quality issues, quality calibration
 disagreement.py quality disagreement, quality queue, quality audit, quality domain
 sql.py       sql
+doctor.py    doctor
+gc.py        gc
 pages.py     app
 completion.py names that a shell offers on TAB
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import curator
 from curator import progress
 
+# The order of the route, in which help, completion and docs/commands.md name the commands.
+ROUTE = (
+    "init", "add-images", "train", "label", "import-labels", "build-manifest", "manifests", "show", "report", "diff",
+    "check", "export", "pack", "evaluate", "recipes", "evolve", "review",
+    "quality", "duplicates", "leaks", "folds", "issues", "calibration", "disagreement", "queue", "audit", "domain",
+    "sql", "doctor", "gc", "index", "app", "demo",
+)  # fmt: skip
+
+
+class _InOrder(TyperGroup):
+    """Names its commands in the order of ROUTE, whatever the order in which they were imported."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(self.commands, key=ROUTE.index)
+
+
 app = typer.Typer(
     name="curator",
+    cls=_InOrder,
     help="Stores, selects, balances and audits the data of Noisy Student self-training.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -39,6 +57,7 @@ app = typer.Typer(
 
 
 quality = typer.Typer(
+    cls=_InOrder,
     no_args_is_help=True,
     help="Data quality: duplicates, leaks, wrong labels, calibration, drift.\n\nExample: curator quality leaks",
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -8,11 +8,13 @@ from typing import Annotated
 import typer
 
 from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, completion, quality
+from curator.errors import plural
 from curator.reports import render
 
 GenerationOption = Annotated[
     int | None, typer.Option(help="Generation.", show_default="the newest", autocompletion=completion.generations)
 ]
+_PLACE = ("shard", "byte_offset", "byte_length")  # of a picture inside a tar file: --json has it
 
 
 @quality.command("disagreement")
@@ -39,14 +41,15 @@ def show_disagreement(
 
     if image_id is not None:
         rows = disagreement.history(Store(store), image_id)
-        render.answer({"image_id": image_id, "generations": rows}, json, render.table(rows))
+        shown = ("generation", "model", "class_name", "confidence", "margin", "entropy")
+        render.answer({"image_id": image_id, "generations": rows}, json, render.table(rows, shown))
         return
     found = disagreement.between(Store(store), generation, split, class_name, limit)
     totals, held = found.totals, found.holdout
     share = f" ({totals['flipped'] / totals['images']:.1%})" if totals["images"] else ""
     text = [
         f"generation {found.generation} against {found.previous}, {split}: {totals['flipped']:,} of "
-        f"{totals['images']:,} images{share} changed their class",
+        f"{totals['images']:,} {plural(totals['images'], 'image')}{share} changed class",
         render.fields({name.replace("_", " "): totals[name] for name in totals if name not in ("images", "flipped")}),
     ]
     if held["images"]:
@@ -55,11 +58,12 @@ def show_disagreement(
             f"{held['mended']:,} mended, {held['broken']:,} broken"
         )
     moved = [row for row in found.classes if row["left_it"] or row["came"]][:limit]
+    images = [{name: row[name] for name in row if name not in _PLACE} for row in found.images]
     for title, lines in (
         ("classes that changed most:", moved),
         ("from class to class:", found.flips),
         ("confusion on the holdout:", found.confusion),
-        ("images:", found.images),
+        ("images:", images),
     ):
         if lines:
             text.append(render.table(lines, title=title))
@@ -90,8 +94,9 @@ def queue(
     of = f"manifest {found.manifest}" if found.manifest else f"generation {found.generation}, no manifest yet"
     counts = worklist.summary(found)
     said = ", ".join(f"{number} {reason}" for reason, number in counts.items())
-    text = f"{len(found.images)} images to look at ({of}): {said}" if found.images else f"nothing to look at ({of})"
+    text = f"nothing to look at ({of})"
     if found.images:
+        text = f"{len(found.images)} {plural(len(found.images), 'image')} to look at ({of}): {said}"
         text += "\n\n" + render.table(found.images)
     render.answer({**found._asdict(), "reasons": counts}, json, text)
 
@@ -127,9 +132,11 @@ def audit(
     if sheet is not None:
         audits.write_sheet(found, sheet)
     key, total = found.key, found.total
+    drawn, classes = sum(row["drawn"] for row in found.classes), len(found.classes)
     text = [
-        f"generation {key.generation}, seed {key.seed}: {sum(row['drawn'] for row in found.classes):,} images of "
-        f"{len(found.classes):,} classes drawn {'now' if found.is_new else 'before'}, {total['decided']:,} decided"
+        f"generation {key.generation}, seed {key.seed}: {drawn:,} {plural(drawn, 'image')} of {classes:,} "
+        f"{plural(classes, 'class', 'classes')} drawn {'now' if found.is_new else 'before'}, "
+        f"{total['decided']:,} decided"
     ]
     if total["decided"]:
         text[0] += f": {total['precision']:.1%} of their classes right ({total['low']:.1%} to {total['high']:.1%})"
@@ -137,7 +144,8 @@ def audit(
     if decided:
         text.append(render.table(decided[:limit], title="least precise classes:"))
     if sheet is not None:
-        text.append(f"{len(found.open):,} images to decide on: {sheet}; then: curator review --from {sheet}")
+        images = plural(len(found.open), "image")
+        text.append(f"{len(found.open):,} {images} to decide on: {sheet}; then: curator review --from {sheet}")
     elif found.open:
         text.append(render.table(found.open[:limit], title="to decide on, in this order:"))
     document = key._asdict() | {"drawn_now": found.is_new, "total": total, "classes": found.classes}
@@ -165,7 +173,7 @@ def domain(
     text = [
         f"generation {found.generation}: high is an entropy above {found.usual:.4g} nats ({_usual(found.usual_of)})",
         render.table(found.sources[:limit], title="sources, the most high entropies first:"),
-        render.table(found.images, title="images that are like no class:"),
+        render.table(found.images, title="images that are least like any class:"),
     ]
     if found.far:
         text.append(render.table(found.far, title="images farthest from the mean of every class:"))

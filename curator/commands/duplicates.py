@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, completion, quality
+from curator.errors import plural
 from curator.reports import render
 
 if TYPE_CHECKING:
@@ -60,12 +61,15 @@ def find_duplicates(
     leaks_only = context.info_name == "leaks"
     rule = Rule(DISTANCE if distance is None else distance, embeddings, COSINE if cosine is None else cosine, confirm)
     found = find(Store(store), rule, leaks_only=leaks_only, dry_run=dry_run)
-    shown = f"{found.leaks or 'no'} images outside the holdout show a holdout image"
+    show = plural(found.leaks, "shows", "show")
+    shown = f"{found.leaks or 'no'} {plural(found.leaks, 'image')} outside the holdout {show} a holdout image"
     lines = [shown]
     if not leaks_only:
+        of = f"{found.scan.images} {plural(found.scan.images, 'image')}"
         lines = [
-            f"{found.duplicates} of {found.scan.images} images repeat another one; they form {found.groups} groups",
-            f"{found.leaks} outside the holdout show a holdout image, "
+            f"{found.duplicates} of {of} {plural(found.duplicates, 'repeats', 'repeat')} another one; they form "
+            f"{found.groups} {plural(found.groups, 'group')}",
+            f"{found.leaks} outside the holdout {show} a holdout image, "
             f"{found.labeled_twins} of the pool a labeled image",
             f"{found.spare} of the pool would go if each group kept one image",
         ]
@@ -87,16 +91,18 @@ def _looks(found: Found) -> list[str]:
     lines = []
     if scan.compared:
         lines.append(
-            f"looked at {scan.compared} pairs of pictures near each other: {scan.rejected} are no copies, "
-            f"which leaves {scan.cleared} images without a twin"
+            f"looked at {scan.compared} {plural(scan.compared, 'pair')} of pictures near each other: {scan.rejected} "
+            f"{plural(scan.rejected, 'is', 'are')} no copies, "
+            f"which leaves {scan.cleared} {plural(scan.cleared, 'image')} without a twin"
         )
     if scan.crowded:
         lines.append(
-            f"{scan.crowded} images have more than {NEAREST} others near them in a split; the nearest {NEAREST} were "
-            "looked at"
+            f"{scan.crowded} {plural(scan.crowded, 'image has', 'images have')} more than {NEAREST} others near in a "
+            f"split; the nearest {NEAREST} were looked at"
         )
     if scan.unconfirmed:
-        lines.append(f"{scan.unconfirmed} pairs count as copies unseen, because a picture cannot be read:")
+        count = plural(scan.unconfirmed, "pair counts", "pairs count")
+        lines.append(f"{scan.unconfirmed} {count} as copies unseen, because a picture cannot be read:")
         lines += [f"  {printable(problem['uri'])}: {problem['problem']}" for problem in scan.problems[:_SHOWN]]
     return lines
 
@@ -110,14 +116,18 @@ def _tables(found: Found) -> list[str]:
         shown = ("uri", "split", "twin_uri", "twin_split", "kind", "distance")
         lines += ["", render.table(found.examples[:10], shown)]
     gaps = [
-        (scan.not_checked, "were never scanned (add-images --no-scan), so they have no hash"),
-        (scan.plain, "are too plain for a perceptual hash; only their bytes were compared"),
+        (scan.not_checked, "was", "were", "never scanned (add-images --no-scan): no hash"),
+        (scan.plain, "is", "are", "too plain for a perceptual hash; only bytes were compared"),
         (
-            model and scan.images - scan.embedded - scan.unreadable,
-            f"have no embedding of '{scan.rule.model}'",
+            scan.images - scan.embedded - scan.unreadable if model else 0,
+            *("has", "have", f"no embedding of '{model}'"),
         ),
     ]
-    lines += [f"not checked: {count} images {why}" for count, why in gaps if count]
+    lines += [
+        f"not checked: {count} {plural(count, f'image {one}', f'images {more}')} {why}"
+        for count, one, more, why in gaps
+        if count
+    ]
     alike = sum(row["images"] for row in found.kinds if row["kind"] in ("phash", "mirror"))
     if alike > _MANY * scan.images and not scan.rule.confirm:
         lines.append(

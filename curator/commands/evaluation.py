@@ -11,7 +11,7 @@ import typer
 from curator import progress
 from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app, completion
 from curator.commands.models import DeviceOption
-from curator.errors import InputError
+from curator.errors import InputError, plural
 from curator.reports import render
 
 if TYPE_CHECKING:
@@ -92,10 +92,10 @@ def _text(found: Findings, classes: bool) -> str:
     done = found.clean
     text = (
         f"{done.model}: top-1 {done.top1:.2%} (95 % interval {done.top1_low:.2%} to {done.top1_high:.2%}), "
-        f"top-5 {done.top5:.2%}, ECE {done.ece:.3f}, {done.images} holdout images"
+        f"top-5 {done.top5:.2%}, ECE {done.ece:.3f}, {done.images} holdout {plural(done.images, 'image')}"
     )
     if done.failed:
-        text += f"; {done.failed} more could not be read and do not count"
+        text += f"; {done.failed} more could not be read and {plural(done.failed, 'does', 'do')} not count"
     parts = [text]
     if classes:
         rows = sorted(found.classes, key=lambda row: (row["top1"], row["label"]))
@@ -130,7 +130,8 @@ def _corruptions(told: Mapping[str, Any]) -> str:
 
 def _outside(told: Mapping[str, Any]) -> str:
     above = ", ".join(f"{_share(told, name)} above {name[6:]}" for name in told if _is_share_above(name))
-    lines = [f"{told['images']} pictures outside: mean confidence {_share(told, 'confidence')}", above]
+    pictures = f"{told['images']} {plural(told['images'], 'picture')}"
+    lines = [f"{pictures} outside: mean confidence {_share(told, 'confidence')}", above]
     if told["failed"]:
         lines[0] += f"; {told['failed']} more could not be read"
     for score in ("confidence", "energy"):

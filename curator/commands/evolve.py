@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app, completion
+from curator.errors import plural
 from curator.reports import render
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def _steps(done: Evolution) -> str:
         for number, step in enumerate(done.steps, start=1)
     ]
     left = sum(not step.done for step in done.steps)
-    return render.table(rows) + f"\n\n{done.plan}: {left} of {len(rows)} steps to do"
+    return render.table(rows) + f"\n\n{done.plan}: {left} of {len(rows)} {plural(len(rows), 'step')} to do"
 
 
 def _table(done: Evolution) -> str:

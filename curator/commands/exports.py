@@ -39,19 +39,20 @@ def export(
     Example: curator export g0-130000 --format webdataset shards
     """
     from curator.delivery import exports
-    from curator.errors import AnswerIsNo, printable
+    from curator.errors import AnswerIsNo, plural, printable
     from curator.storage.store import Store
 
     done = exports.export(
         Store(store), name, form, destination, shard_rows=shard_rows, shard_bytes=shard_bytes,
         repeat_copies=repeat_copies, extract=extract,
     )  # fmt: skip
-    lines = [f"{name}: {done.rows} rows, {done.copies} with copies, as {form}"]
+    lines = [f"{name}: {done.rows} {plural(done.rows, 'row')}, {done.copies} with copies, as {form}"]
     if done.images:
-        lines.append(f"{done.images} {'links' if form == 'folder' else 'samples'} in {done.files} files")
+        what = plural(done.images, "link" if form == "folder" else "sample")
+        lines.append(f"{done.images} {what} in {done.files} {plural(done.files, 'file')}")
     lines.append(done.path)
     if done.unreadable:
-        lines.append(f"left out, because they cannot be read: {done.unreadable} images")
+        lines.append(f"left out, because not readable: {done.unreadable} {plural(done.unreadable, 'image')}")
         lines += [f"  {printable(problem['uri'])}: {printable(problem['problem'])}" for problem in done.problems]
         if done.unreadable > len(done.problems):
             lines.append(f"  and {done.unreadable - len(done.problems)} more")

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app
+from curator.errors import plural
 from curator.reports import render
 
 if TYPE_CHECKING:
     from curator.upkeep.leftovers import Leftover
 
+_AGE = "1d"
 _EXAMPLES = 3
 
 
@@ -23,7 +25,7 @@ def gc(
     unfinished: Annotated[
         bool, typer.Option("--unfinished", help="Also what a stopped label, train or quality folds would go on from.")
     ] = False,
-    older_than: Annotated[str, typer.Option(help="Only what is older than this, e.g. 12h or 7d.")] = "1d",
+    older_than: Annotated[str, typer.Option(help="Only what is older than this, e.g. 12h or 7d.")] = _AGE,
     alone: Annotated[
         bool, typer.Option("--alone", help="Nothing else uses the store now: allows --older-than below 1h.")
     ] = False,
@@ -54,7 +56,12 @@ def gc(
         "kinds": [{"kind": kind} | _counts(several) for kind, several in kinds.items()],
         "kept_unknown": _counts(found.unknown),
     }
-    render.answer(document, json, _text(document, delete, unfinished))
+    again = f"curator gc --delete{' --unfinished' * unfinished}"
+    if age != leftovers.seconds(_AGE):
+        again += f" --older-than {older_than.strip()}"
+    if age < leftovers.FLOOR:
+        again += " --alone"
+    render.answer(document, json, _text(document, delete, unfinished, again))
 
 
 def _counts(several: Sequence[Leftover]) -> dict[str, Any]:
@@ -67,17 +74,22 @@ def _counts(several: Sequence[Leftover]) -> dict[str, Any]:
     }
 
 
-def _text(document: dict[str, Any], delete: bool, unfinished: bool) -> str:
+def _text(document: dict[str, Any], delete: bool, unfinished: bool, again: str) -> str:
     from curator.upkeep.leftovers import UNFINISHED
 
     number = document["removed" if delete else "would_remove"]
     rows = [kind | {"examples": ", ".join(kind["examples"])} for kind in document["kinds"]]
     parts = [render.table(rows)] if rows else []
-    said = f"{'removed' if delete else 'nothing references'} {number} files, {document['bytes']} bytes"
-    parts.append(said + ("" if delete or not number else "; curator gc --delete removes them"))
+    files, bytes_ = plural(number, "file"), plural(document["bytes"], "byte")
+    said = f"{'removed' if delete else 'nothing references'} {number} {files}, {document['bytes']} {bytes_}"
+    if number and not delete:
+        said += f"; {again} removes {plural(number, 'it', 'them')}"
+        said += ", where nothing else uses the store" * again.endswith("--alone")
+    parts.append(said)
     if not unfinished and any(kind["kind"] in UNFINISHED for kind in document["kinds"]):
         parts.append("unfinished work is kept: the same command goes on from it; --unfinished gives it up")
     if unknown := document["kept_unknown"]["files"]:
         examples = ", ".join(document["kept_unknown"]["examples"])
-        parts.append(f"{unknown} files are none of curator's and stay: {examples}")
+        are = plural(unknown, "file is none of curator's and stays", "files are none of curator's and stay")
+        parts.append(f"{unknown} {are}: {examples}")
     return "\n".join(parts)

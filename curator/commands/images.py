@@ -16,7 +16,7 @@ def init(
     classes: Annotated[Path | None, typer.Option(help="Text file with one class name a line.")] = None,
     root: Annotated[
         Path | None,
-        typer.Option(help="Folder that relative uris start from.", show_default="the store's parent"),
+        typer.Option(help="Folder that relative uris start from.", metavar="DIR", show_default="the store's parent"),
     ] = None,
     keep_classes: Annotated[
         str | None, typer.Option(help="Classes that each soft label keeps, a number or 'all'.", show_default="20")
@@ -31,7 +31,7 @@ def init(
 
     Example: curator init --classes classes.txt
     """
-    from curator.errors import InputError
+    from curator.errors import InputError, plural
     from curator.names import MOST_CLASSES
     from curator.pictures.sources import read_class_file
     from curator.storage.store import Store
@@ -50,7 +50,10 @@ def init(
         "kept_classes": made.settings.kept_classes,
     }
     render.answer(
-        document, json, f"store '{store}', {len(names) or 'no'} classes, relative uris start from {made.root}"
+        document,
+        json,
+        f"store '{store}', {len(names) or 'no'} {plural(len(names), 'class', 'classes')}, "
+        f"relative uris start from {made.root}",
     )
 
 
@@ -71,14 +74,22 @@ def add_images(
 
     Example: curator add-images photos/pool --split unlabeled
     """
-    from curator.errors import printable
+    from curator.errors import plural, printable
     from curator.pictures import images
     from curator.storage.store import Store
 
     done = images.add_images(Store(store), source, split, labels, scan, base)
-    lines = [f"added {done.added} of {done.total} images, {done.already_present} were there already"]
+    there = f"{done.already_present} {plural(done.already_present, 'was', 'were')} there already"
+    lines = [f"added {done.added} of {done.total} {plural(done.total, 'image')}, {there}"]
+    if done.known_unreadable:
+        lines.append(f"of those, {done.known_unreadable} cannot be read and will not be labeled or trained on")
+    if done.known_unscanned:
+        was = plural(done.known_unscanned, "was", "were")
+        lines.append(
+            f"of those, {done.known_unscanned} {was} added without a scan, which later runs do not make up for"
+        )
     if done.repeated:
-        lines.append(f"{done.repeated} rows name an image that an earlier row names")
+        lines.append(f"{done.repeated} {plural(done.repeated, 'row names', 'rows name')} an image of an earlier row")
     if done.unreadable:
         lines.append(f"{done.unreadable} cannot be read and will not be labeled or trained on:")
         lines += [f"  {printable(problem['uri'])}: {printable(problem['problem'])}" for problem in done.problems]
@@ -88,7 +99,7 @@ def add_images(
                 "curator sql \"select uri, problem from images where status = 'unreadable'\""
             )
     if done.leaks:
-        lines.append(
-            f"{done.leaks} images outside the holdout have the same bytes as a holdout image; they are left out"
-        )
+        have = plural(done.leaks, "image outside the holdout has", "images outside the holdout have")
+        left = plural(done.leaks, "it is", "they are")
+        lines.append(f"{done.leaks} {have} the same bytes as a holdout image; {left} left out")
     render.answer(done._asdict(), json, "\n".join(lines))

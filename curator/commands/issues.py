@@ -9,6 +9,7 @@ import typer
 
 from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, completion, quality
 from curator.commands.models import DeviceOption
+from curator.errors import plural
 from curator.reports import render
 
 if TYPE_CHECKING:
@@ -67,15 +68,18 @@ def folds(
     from curator.runs import folds
 
     done = folds.run(Store(store), recipe, count, name, seed, change, threads, None if pack == "none" else pack, device)
-    lines = [f"run '{done.run}': {done.folds} folds, {done.trained} of them now, {done.images} images labeled"]
+    images = f"{done.images} {plural(done.images, 'image')}"
+    lines = [f"run '{done.run}': {done.folds} folds, {done.trained} of them now, {images} labeled"]
     if done.top1 is not None:
         lines.append(f"the most probable class is the given one for {done.top1:.1%} of them")
     if done.unknown:
         lines.append(
-            f"{done.unknown} images are of classes that their fold's model never saw; --folds {count * 2} helps"
+            f"{done.unknown} {plural(done.unknown, 'image is of a class', 'images are of classes')} that the fold's "
+            f"model never saw; --folds {count * 2} helps"
         )
     if done.failed:
-        lines += [f"{done.failed} images cannot be read:", *(f"  {printable(problem)}" for problem in done.problems)]
+        lines.append(f"{done.failed} {plural(done.failed, 'image')} cannot be read:")
+        lines += [f"  {printable(problem)}" for problem in done.problems]
     render.answer(done._asdict(), json, "\n".join(lines))
 
 
@@ -94,11 +98,14 @@ def _import_held_out(context: typer.Context, store: Store, file: str, name: str 
     if of_training:
         raise InputError(f"{', '.join(of_training)} has no meaning beside --from", "leave it out; nothing is trained")
     done = held_out.import_held_out(store, file, name)
-    text = f"run '{done.run}': {done.images} images labeled by another tool"
+    text = f"run '{done.run}': {done.images} {plural(done.images, 'image')} labeled by another tool"
     if done.top1 is not None:
         text += f"; the most probable class is the given one for {done.top1:.1%} of them"
     if done.missing:
-        text += f"\n{done.missing} labeled images are not in the file, and are not judged"
+        are = plural(
+            done.missing, "labeled image is not in the file, and is", "labeled images are not in the file, and are"
+        )
+        text += f"\n{done.missing} {are} not judged"
     render.answer(done._asdict(), json, text)
 
 
@@ -134,13 +141,16 @@ def issues(
 
 def _issues(found: Issues) -> str:
     lines = [
-        f"{found.source}: {found.images} images, {found.suspects} suspects ({found.by}); "
+        f"{found.source}: {found.images} {plural(found.images, 'image')}, {found.suspects} "
+        f"{plural(found.suspects, 'suspect')} ({found.by}); "
         f"an estimated {found.noise:.1%} of the labels are wrong"
     ]
     if found.decided:
-        lines.append(f"{found.decided} of the images were decided upon by people, and are not named")
+        were = plural(found.decided, "was", "were")
+        lines.append(f"{found.decided} of the images {were} decided upon by people, and not named")
     if found.unjudged:
-        lines.append(f"{found.unjudged} labeled images have no out-of-sample label: curator quality folds, as before")
+        have = plural(found.unjudged, "labeled image has", "labeled images have")
+        lines.append(f"{found.unjudged} {have} no out-of-sample label: curator quality folds, as before")
     if found.cells:
         lines += ["", "given for another class most often (images that confidently are it; estimated of all):"]
         lines.append(render.table(found.cells))
@@ -210,8 +220,8 @@ def _calibration(found: Calibration, plot: Path | None, dry_run: bool) -> str:
     kept = "stored" if found.stored else "not stored" if dry_run else "stored before"
     says = "overconfident" if found.temperature > 1 else "underconfident"
     lines = [
-        f"'{found.model}', generation {found.generation}: {found.images} holdout images, {found.top1:.2%} right at a "
-        f"mean confidence of {found.confidence:.2%}",
+        f"'{found.model}', generation {found.generation}: {found.images} holdout {plural(found.images, 'image')}, "
+        f"{found.top1:.2%} right at a mean confidence of {found.confidence:.2%}",
         f"temperature {found.temperature:.4f} ({says}), {kept}",
         f"NLL {found.nll_before:.4f} before, {found.nll_after:.4f} after; ECE {found.ece_before:.4f} before, "
         f"{found.ece_after:.4f} after (cross-fitted)",

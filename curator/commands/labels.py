@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app, completion
+from curator.errors import plural
 from curator.reports import render
 
 
@@ -28,7 +29,8 @@ def import_labels(
     from curator.storage.store import Store
 
     done = labels.import_labels(Store(store), file, generation, model, max_rejected)
-    text = f"generation {generation}: {done.images} images labeled by '{model}', {done.rejected} rows rejected"
+    images, rows = plural(done.images, "image"), plural(done.rejected, "row")
+    text = f"generation {generation}: {done.images} {images} labeled by '{model}', {done.rejected} {rows} rejected"
     render.answer(done._asdict() | {"problems": done.problems[:20]}, json, "\n".join([text, *done.problems[:20]]))
 
 
@@ -62,8 +64,10 @@ def review(
             raise InputError("--from takes the decisions from the file", "give the file, or one image and its decision")
         taken = reviews.add_reviews(Store(store), file, reviewer)
         counts = ", ".join(f"{number} {name}" for name, number in taken.decisions.items() if number)
-        text = f"{taken.recorded} decisions recorded" + (f": {counts}" if counts else "")
-        render.answer(taken._asdict(), json, text + f"; {taken.undecided} lines without one" * bool(taken.undecided))
+        text = f"{taken.recorded} {plural(taken.recorded, 'decision')} recorded" + (f": {counts}" if counts else "")
+        if taken.undecided:
+            text += f"; {taken.undecided} {plural(taken.undecided, 'line')} without one"
+        render.answer(taken._asdict(), json, text)
         return
     if image_id is None or decision is None:
         raise InputError("no image and decision are given", "--image-id I --decision accept, or --from FILE.csv")

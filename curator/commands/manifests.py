@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app, completion
+from curator.errors import plural
 from curator.reports import render
 
 if TYPE_CHECKING:
@@ -200,7 +201,8 @@ def check(
     render.answer({"manifests": [verdict.document for verdict in verdicts]}, json, text)
     if wrong := [verdict.name for verdict in verdicts if not verdict.ok]:
         raise AnswerIsNo(
-            f"{len(wrong)} of {len(verdicts)} manifests fail a check ({some(wrong)})",
+            f"{len(wrong)} of {len(verdicts)} {plural(len(verdicts), 'manifest')} "
+            f"{plural(len(wrong), 'fails', 'fail')} a check ({some(wrong)})",
             "build under another name from the store as it is now: curator build-manifest NEW --per-class K; "
             "damaged files: restore them, or delete the folder and build the same name with --as-of",
         )
@@ -268,7 +270,8 @@ def _summary(manifest: Manifest) -> str:
     from curator.curation import account
 
     lines = [
-        f"{manifest.name}: {manifest.rows} rows from {manifest.unique_images} images, generation {manifest.generation}"
+        f"{manifest.name}: {manifest.rows} {plural(manifest.rows, 'row')} from {manifest.unique_images} "
+        f"{plural(manifest.unique_images, 'image')}, generation {manifest.generation}"
     ]
     if manifest.sha256:
         lines += [f"sha256 {manifest.sha256}", manifest.uri]
@@ -278,8 +281,8 @@ def _summary(manifest: Manifest) -> str:
         low, high = account.wilson(right, seen)
         lines += [
             "",
-            f"of {seen} holdout images at or above the cut-off of their class {right / seen:.1%} are labeled rightly "
-            f"({low:.1%} to {high:.1%}): an estimate for the kept images",
+            f"of {seen} holdout {plural(seen, 'image')} at or above the cut-off of {plural(seen, 'its', 'their')} "
+            f"class {right / seen:.1%} are labeled rightly ({low:.1%} to {high:.1%}): an estimate for the kept images",
         ]
     return "\n".join(lines + [f"\n{warning}" for warning in account.warnings(manifest)])
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app, completion
+from curator.errors import plural
 from curator.reports import render
 
 DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, mps; 'auto' is a GPU if there is one.")]
@@ -89,7 +90,8 @@ def train(
         top1 += f", which chose the weights of step {done.step} and so flatters them"
     elif done.best_top1 is not None and done.best_step != done.step:
         top1 += f"; {done.best_top1:.2%} at step {done.best_step}"
-    lines = [f"model '{done.model}', generation {done.generation}: {done.steps} steps, {top1}"]
+    steps = f"{done.steps} {plural(done.steps, 'step')}"
+    lines = [f"model '{done.model}', generation {done.generation}: {steps}, {top1}"]
     if done.steps:
         waited = f"{done.input_bound:.0%} of the time spent waiting for images"
         lines.append(f"{done.images_per_second:.0f} images/s, {waited}")
@@ -97,7 +99,8 @@ def train(
         work = ", ".join(f"{stage} {share:.0%}" for stage, share in done.loader.items())
         lines[-1] += f": the loader sets the pace ({work})"
     if done.failed:
-        lines += [f"{done.failed} images could not be read and did not count:", *(f"  {p}" for p in done.problems)]
+        lines.append(f"{done.failed} {plural(done.failed, 'image')} could not be read and did not count:")
+        lines += [f"  {problem}" for problem in done.problems]
     render.answer(done._asdict(), json, "\n".join(lines))
 
 
@@ -137,16 +140,20 @@ def label(
             done = labeling.label(Store(store), model, split, batch_size, threads, part_seconds, engine, device)
             kept = embed(Store(store), model, split, batch_size, threads, device=device)
     rate = f"{done.images_per_second:.0f} images/s"
-    lines = [f"generation {done.generation}: {done.images} images labeled by '{model}', {rate}"]
+    images = f"{done.images} {plural(done.images, 'image')}"
+    lines = [f"generation {done.generation}: {images} labeled by '{model}', {rate}"]
     if done.already_labeled:
-        lines.append(f"{done.already_labeled} were labeled before")
+        lines.append(f"{done.already_labeled} {plural(done.already_labeled, 'was', 'were')} labeled before")
     if done.failed:
-        lines += [f"{done.failed} images could not be read and have no label:", *(f"  {p}" for p in done.problems)]
+        have = plural(done.failed, "image could not be read and has", "images could not be read and have")
+        lines += [f"{done.failed} {have} no label:", *(f"  {problem}" for problem in done.problems)]
     document = done._asdict()
     if kept is not None:
         document["embeddings"] = kept._asdict()
         rate = f"{kept.images_per_second:.0f} images/s"
-        lines.append(f"{kept.images} embeddings of {kept.dimensions} values, {rate}; {kept.already_there} were there")
+        were = plural(kept.already_there, "was", "were")
+        embedded = f"{kept.images} {plural(kept.images, 'embedding')} of {kept.dimensions} values"
+        lines.append(f"{embedded}, {rate}; {kept.already_there} {were} there")
     render.answer(document, json, "\n".join(lines))
 
 

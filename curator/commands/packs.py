@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app, completion
+from curator.errors import plural
 from curator.reports import render
 
 if TYPE_CHECKING:
@@ -32,7 +33,11 @@ def pack(
     shard_bytes: Annotated[int | None, typer.Option(help="Most bytes of a file.", show_default="1000000000")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count only; write nothing.")] = False,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Read a whole pack and say what is damaged; write nothing.")
+        bool,
+        typer.Option(
+            "--verify",
+            help="Read a whole pack, named or told by --size, --quality, --original, and say what is damaged.",
+        ),
     ] = False,
     store: StoreOption = DEFAULT_STORE,
     json: JsonOption = False,
@@ -70,16 +75,17 @@ def pack(
 def _text(done: Packed) -> str:
     from curator.errors import printable
 
-    there = f"{done.already_packed} of {done.total} were there already"
+    images = f"{done.images} {plural(done.images, 'image')}"
+    there = f"{done.already_packed} of {done.total} {plural(done.already_packed, 'was', 'were')} there already"
     if done.bytes is None:
-        lines = [f"{done.pack}: {done.images} images to pack, {there}"]
+        lines = [f"{done.pack}: {images} to pack, {there}"]
     else:
-        lines = [f"{done.pack}: {done.images} images packed, {there}"]
+        lines = [f"{done.pack}: {images} packed, {there}"]
         if done.images:
             lines.append(f"{done.bytes / 1e6:.1f} MB, where the originals have {done.source_bytes / 1e6:.1f} MB")
         lines.append(done.path)
     if done.unreadable:
-        lines.append(f"{done.unreadable} cannot be read and are not in it:")
+        lines.append(f"{done.unreadable} cannot be read and {plural(done.unreadable, 'is', 'are')} not in it:")
         lines += [f"  {printable(problem['uri'])}: {printable(problem['problem'])}" for problem in done.problems]
         if done.unreadable > len(done.problems):
             lines.append(f"  and {done.unreadable - len(done.problems)} more")
@@ -91,7 +97,8 @@ def _verify(store: Store, name: str, json: bool) -> None:
     from curator.errors import AnswerIsNo, printable
 
     done = packs.verify(store, name)
-    lines = [f"{name}: {done.images} images in {done.shards} files, {done.damaged or 'nothing'} damaged"]
+    images, files = plural(done.images, "image"), plural(done.shards, "file")
+    lines = [f"{name}: {done.images} {images} in {done.shards} {files}, {done.damaged or 'nothing'} damaged"]
     lines += [
         f"  {problem['shard']}, {problem['image_id'] or 'the file'}: {printable(problem['problem'])}"
         for problem in done.problems

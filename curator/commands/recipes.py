@@ -38,7 +38,7 @@ def recipes(
         str | None,
         typer.Argument(help="Recipe to write out whole, by name or path.", autocompletion=completion.recipes),
     ] = None,
-    store: StoreOption = DEFAULT_STORE,  # recipes are the tool's, but every command takes it
+    store: StoreOption = DEFAULT_STORE,  # recipes are the tool's, but every command takes it but demo
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app, completion
-from curator.errors import InputError
+from curator.errors import InputError, plural
 from curator.reports import render
 
 
@@ -45,7 +45,8 @@ def report(
         render.answer(shown._asdict(), json, told)
         return
     written = write(Store(store), str(name), output, force)
-    text = f"{written.path}: {written.bytes / 1e6:.2f} MB, {written.pictures} pictures"
+    pictures = f"{written.pictures} {plural(written.pictures, 'picture')}"
+    text = f"{written.path}: {written.bytes / 1e6:.2f} MB, {pictures}"
     if written.unreadable:
         text += f"; {written.unreadable} more cannot be read, and the page says why"
     render.answer(written._asdict(), json, text)

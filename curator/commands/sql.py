@@ -15,7 +15,9 @@ from curator.reports import render
 def sql(
     query: Annotated[str | None, typer.Argument(help="One SQL statement.")] = None,
     file: Annotated[Path | None, typer.Option("-f", "--file", help="Read the statement from a file.")] = None,
-    form: Annotated[str, typer.Option("--format", help="table, json, jsonl, csv or parquet.")] = "table",
+    form: Annotated[
+        str | None, typer.Option("--format", help="table, json, jsonl, csv or parquet.", show_default="table")
+    ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds until the query is stopped.")] = 300.0,
     memory: Annotated[str, typer.Option(help="Most memory the query may use.")] = "2GB",
     store: StoreOption = DEFAULT_STORE,
@@ -34,6 +36,9 @@ def sql(
 
     if (query is None) == (file is None):
         raise InputError("give either a query or a file", 'curator sql "select ...", or curator sql -f query.sql')
+    if json and form not in (None, "json"):
+        raise InputError(f"--json and --format {form} are two forms of one answer", f"give --json or --format {form}")
+    form = form or "table"
     if form not in render.FORMATS:
         raise InputError(f"the format '{form}' is unknown{suggestion(form, render.FORMATS)}", ", ".join(render.FORMATS))
     if file is not None:

@@ -166,12 +166,25 @@ def check_generation(con: duckdb.DuckDBPyConnection, generation: int, model: str
             f"belongs to generation {generation + 1}",
         )
     known = queries.rows(con, "select generation from models where model = $model", model=model)
-    if known and known[0]["generation"] != generation:
+    # Labels without a row of their model are what an import that died left before models were registered first. A part
+    # has one model, so that the statistics in its footer rule it out.
+    elsewhere = known or queries.rows(
+        con,
+        "select generation from stored_labels where model = $model and generation <> $generation limit 1",
+        generation=generation,
+        model=model,
+    )
+    if elsewhere:
+        _expect_generation(model, elsewhere[0]["generation"], generation)
+    return bool(known)
+
+
+def _expect_generation(model: str, own: int, asked: int) -> None:
+    if own != asked:
         raise InputError(
-            f"the model '{model}' belongs to generation {known[0]['generation']}, not {generation}",
+            f"the model '{model}' belongs to generation {own}, not {asked}",
             "give the model's own generation, or another model name",
         )
-    return bool(known)
 
 
 def publish(store: Store, table: deltalake.DeltaTable, parts: list[Path], generation: int) -> None:
@@ -208,16 +221,17 @@ def import_labels(store: Store, file: str, generation: int, model: str, max_reje
     try:
         known = check_generation(con, generation, model)
         if not known and queries.rows(con, "select 1 from labels where generation = $g limit 1", g=generation):
-            _register(store, model, generation)  # an earlier import died between its two commits
+            _register(store, model, generation)  # an import of an earlier release died between its two commits
         rejected = label_file.Rejected(max_rejected, ", or leave up to N of them out with --max-rejected N")
         parts = _Parts(staging, len(store.classes()))
         with closing(label_file.read(store, con, file, "import_rows", {"generation": generation}, rejected)) as batches:
             for summary, images in batches:
                 ids, splits = images["image_id"].to_numpy(), images["split"].to_pylist()
                 parts.write(softlabels.table(summary, ids, generation, model, splits))
-        _publish_import(store, table, parts.finish(), folder_of(store, generation, model, ""), generation)
+        done = parts.finish()
         if not known:
-            _register(store, model, generation)
+            _register(store, model, generation)  # first: a model without labels harms nobody, two generations would
+        _publish_import(store, table, done, folder_of(store, generation, model, ""), generation)
     except InputError as error:
         if rejected is not None and rejected.are_all(_ALREADY):
             publication.follow(store, generation)  # in case that is what an earlier import of the file did not come to
@@ -249,13 +263,19 @@ def _publish_import(
 
 
 def _register(store: Store, model: str, generation: int) -> None:
-    """Notes a model from outside in the models table, once, whoever else does so at the same time."""
+    """Notes a model from outside in the models table, once, whoever else does so at the same time.
+
+    Raises:
+        InputError: Somebody else noted it for another generation.
+    """
     table = store.delta("models")
     if not store.rows("select 1 from models where model = $model", {"models": table.version()}, model=model):
         now = additions.now(store.rows, "models")
         row = {"model": model, "generation": generation, "parents": [], "created_at": now}
         with suppress(CommitRaced):
             additions.claim(store, "models", pa.Table.from_pylist([row], MODELS.schema), f"model {model}", table)
+    own = store.rows("select generation from models where model = $model", model=model)[0]["generation"]
+    _expect_generation(model, own, generation)
 
 
 class _Parts:

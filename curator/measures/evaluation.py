@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +17,13 @@ from curator.curation.account import wilson
 from curator.errors import CuratorError, InputError
 from curator.loading.rows import holdout_rows
 from curator.networks.inference import predict
-from curator.networks.network import Network, load
+from curator.networks.network import Network
 from curator.networks.recipes import Recipe
 from curator.quality.calibration import ece, reliability
-from curator.ranks import device_of
 from curator.storage.store import Store, Versions
+
+if TYPE_CHECKING:
+    import duckdb
 
 _BATCH = 128
 
@@ -83,23 +85,6 @@ def judge(probs: npt.NDArray[np.float32], label: npt.NDArray[np.int64]) -> Answe
     return Answers(label, probs.argmax(axis=1), rank < 5, probs.max(axis=1))
 
 
-def evaluate(store: Store, model: str, threads: int | None = None, device: str = "auto") -> Evaluation:
-    """Evaluates a registered model on the holdout split, at the test resolution of its recipe.
-
-    Args:
-        store: The store.
-        model: A registered model with weights.
-        threads: Threads that read and decode.
-        device: Name of the device that computes; "auto" is a GPU where there is one.
-
-    Raises:
-        InputError: The model or the device is not there, or there is no holdout that can be read.
-    """
-    place = device_of(device)
-    network, recipe, row = load(store, model)
-    return evaluate_network(store, network.to(place), recipe, model, row["generation"], threads)
-
-
 def evaluate_network(
     store: Store,
     network: Network,
@@ -129,9 +114,7 @@ def evaluate_network(
     """
     con = store.connect(versions)
     try:
-        total = queries.rows(con, f"select count(*) as n from ({holdout_rows()})")[0]["n"]
-        if not total:
-            raise InputError("the store has no holdout images", "curator add-images FOLDER --split holdout")
+        total = size(con, holdout_rows())
         tables = queries.batches(con, holdout_rows(), _BATCH)
         parts: list[Answers] = []
         failed = 0
@@ -145,9 +128,30 @@ def evaluate_network(
                 tell(answer.rows.num_rows)
     finally:
         con.close()
-    if not parts:
-        raise InputError("no holdout image can be read", "check that the files are where the store expects them")
+    expect_some(parts)
     return figures(Answers.together(parts), model, generation, failed)
+
+
+def size(con: duckdb.DuckDBPyConnection, query: str, **values: Any) -> int:
+    """Rows of a query over the holdout, see `holdout_rows`.
+
+    Raises:
+        InputError: There are none.
+    """
+    total: int = queries.rows(con, f"select count(*) as n from ({query})", **values)[0]["n"]
+    if not total:
+        raise InputError("the store has no holdout images", "curator add-images FOLDER --split holdout")
+    return total
+
+
+def expect_some(batches: Sequence[Any]) -> None:
+    """Makes sure that there are batches of the holdout with an image that could be read.
+
+    Raises:
+        InputError: There are none.
+    """
+    if not batches:
+        raise InputError("no holdout image can be read", "check that the files are where the store expects them")
 
 
 def figures(found: Answers, model: str, generation: int, failed: int = 0) -> Evaluation:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from curator import queries
-from curator.errors import InputError, some, suggestion
+from curator.errors import InputError, absent, some
 from curator.schema import EVALUATIONS
 from curator.storage import additions
 from curator.storage.store import Store
@@ -88,17 +88,20 @@ def newest(store: Store, models: Sequence[str]) -> list[dict[str, Any]]:
         InputError: A model is unknown or has none.
     """
     with closing(store.connect()) as con:
-        known = [row["model"] for row in queries.rows(con, "select model from models order by model")]
+        weights = {row["model"]: row["weights"] for row in queries.rows(con, "select * from models order by model")}
         found = queries.rows(
             con,
             "select * from evaluations where list_contains($models, model) order by suite, kind, level, measure, model",
             models=list(models),
         )
     for model in models:
-        if model not in known:
-            what = f"there is no model '{model}'{suggestion(model, known)}"
-            raise InputError(what, f"the models are {some(known)}" if known else "curator train --recipe tiny-teacher")
+        if model not in weights:
+            raise absent("model", model, weights, "curator train --recipe tiny-teacher")
         if not any(row["model"] == model for row in found):
+            if weights[model] is None:
+                what = f"'{model}' was named by an import: without weights it cannot be evaluated"
+                trained = some(name for name in weights if weights[name] is not None)
+                raise InputError(what, f"name a model that was trained here: {trained or 'there is none yet'}")
             raise InputError(f"'{model}' was not evaluated", f"curator evaluate --model {model}")
     return found
 
@@ -126,7 +129,7 @@ def baseline(
     with closing(store.connect()) as con:
         known = [row["model"] for row in queries.rows(con, "select model from models")]
         if model not in known:
-            raise InputError(f"there is no model '{model}'{suggestion(model, known)}", f"the models are {some(known)}")
+            raise absent("model", model, known, "curator train --recipe tiny-teacher")
         text = queries.text("evaluation_baseline")
         wanted = {"model": model, "basis": basis.digest}
         rows = queries.rows(con, text, suite=suite, parameters=parameters, **wanted)

@@ -18,8 +18,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from curator import progress, queries
-from curator.errors import InputError
 from curator.loading.rows import holdout_rows
+from curator.measures import evaluation
 from curator.networks.engines import Torch, cores
 from curator.networks.inference import Pictures, decoded
 from curator.networks.network import load
@@ -92,13 +92,10 @@ class Trial:
         Raises:
             InputError: There is no holdout, or no image of it can be read.
         """
-        total = queries.rows(self._con, f"select count(*) as n from ({self._query})", **self._values)[0]["n"]
-        if not total:
-            raise InputError("the store has no holdout images", "curator add-images FOLDER --split holdout")
+        total = evaluation.size(self._con, self._query, **self._values)
         tables = queries.batches(self._con, self._query, size, **self._values)
         found, failed = self.over(what, tables, total, lambda seen: work(_batch(seen)))
-        if not found:
-            raise InputError("no holdout image can be read", "check that the files are where the store expects them")
+        evaluation.expect_some(found)
         return found, failed
 
     def over(

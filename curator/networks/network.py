@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from curator.errors import CuratorError, InputError, suggestion
+from curator.errors import CuratorError, InputError, absent, suggestion
 from curator.networks import checkpoints
 from curator.networks.recipes import Recipe, from_json
 
@@ -209,10 +209,7 @@ def load(store: Store, model: str) -> tuple[Network, Recipe, dict[str, Any]]:
     rows = store.rows("select * from models where model = $model", model=model)
     if not rows:
         known = [row["model"] for row in store.rows("select model from models")]
-        raise InputError(
-            f"there is no model '{model}'{suggestion(model, known)}",
-            f"the models are {', '.join(known)}" if known else "curator train --recipe tiny-teacher",
-        )
+        raise absent("model", model, known, "curator train --recipe tiny-teacher")
     row = rows[0]
     if row["weights"] is None:
         raise InputError(f"the model '{model}' was named by an import and has no weights", "use a model trained here")

@@ -21,7 +21,7 @@ from curator.errors import InputError, some, suggestion
 from curator.pictures import sources
 from curator.pictures.commits import ImageCommits
 from curator.pictures.decode import UnreadableImage, scan
-from curator.pictures.reading import Asked, Reader, place_of
+from curator.pictures.reading import ABSENT, Asked, Reader, place_of
 from curator.schema import IMAGES
 from curator.storage.store import Store
 
@@ -42,6 +42,8 @@ class Added(NamedTuple):
     leaks: int
     repeated: int  # rows of the source that name an image again
     problems: list[dict[str, str]]
+    known_unreadable: int = 0  # of those that were there already
+    known_unscanned: int = 0
 
 
 def add_images(
@@ -102,8 +104,16 @@ def add_images(
         _number(con, id_mask)
         _check_known(con)
         different = _count(con, "select count(*) from incoming")
+        known_bad = dict(
+            con.execute(
+                "select o.status, count(*) from incoming join stored_images as o on o.uri = incoming.uri"
+                " where o.status <> 'ok' group by o.status"
+            ).fetchall()
+        )
         con.execute("delete from incoming using stored_images as o where o.uri = incoming.uri")
         new = _count(con, "select count(*) from incoming")
+        if listing is not None and scan and new == different:
+            _check_there(store, con, source)
         if class_names:
             store.define_classes(class_names)
         commits = ImageCommits(store, store.delta("images", versions["images"]))
@@ -112,7 +122,17 @@ def add_images(
         con.close()
     leaks = store.rows(f"select count(*) as n from ({queries.text('holdout_twins')})")[0]["n"]
     bad = commits.problems
-    return Added(commits.added, different - commits.added, len(bad), total, leaks, total - different, bad[:20])
+    return Added(
+        commits.added,
+        different - commits.added,
+        len(bad),
+        total,
+        leaks,
+        total - different,
+        bad[:20],
+        known_bad.get("unreadable", 0),
+        known_bad.get("unscanned", 0),
+    )
 
 
 def _count(con: duckdb.DuckDBPyConnection, query: str) -> int:
@@ -204,9 +224,37 @@ def _resolve_classes(con: duckdb.DuckDBPyConnection, known: list[str]) -> list[s
             "correct the labels, or make a new store whose --classes FILE names all classes",
         )
     con.register("known_classes", pa.table({"class_name": known, "label": range(len(known))}))
+    twofold = con.execute(
+        "select uri, n.label, n.class_name from incoming as n join known_classes as k using (class_name)"
+        " where n.label <> k.label order by position limit 6"
+    ).fetchall()
+    if twofold:
+        named = some(f"{uri} ({label}, '{name}')" for uri, label, name in twofold)
+        raise InputError(
+            f"label and class_name name different classes for: {named}", "correct them, or leave one of the columns out"
+        )
     con.execute("update incoming set label = k.label from known_classes as k where k.class_name = incoming.class_name")
     con.unregister("known_classes")
     return new
+
+
+def _check_there(store: Store, con: duckdb.DuckDBPyConnection, source: str) -> None:
+    """Makes sure that one picture of a listing's first chunk is there: images that were added cannot be removed."""
+    query = "select uri, shard, byte_offset, byte_length from incoming order by position"
+    rows: list[dict[str, Any]] = next(iter(queries.batches(con, query, _CHUNK))).to_pylist()
+    with Reader(store.root) as reader, reader.ask(map(place_of, rows)) as asked:
+        for number in range(len(rows)):
+            try:
+                asked.take(number)
+            except UnreadableImage as error:
+                if str(error) in ABSENT:
+                    continue
+            return
+    raise InputError(
+        f"no file is there of the first {len(rows)} that '{source}' names, as {some(row['uri'] for row in rows[:3])}; "
+        "nothing was added",
+        f"give what stands before its uris with --base; relative ones start from {store.root}",
+    )
 
 
 def _number(con: duckdb.DuckDBPyConnection, mask: int) -> None:

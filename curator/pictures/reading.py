@@ -9,6 +9,7 @@ asked for long before its turn, and many others with it.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -17,7 +18,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from curator.errors import InputError
+from curator.errors import InputError, StoreError
 from curator.pictures.decode import UnreadableImage
 from curator.storage.bucket import AT_ONCE, Bucket, is_url, patient_until
 from curator.storage.roots import Root, located
@@ -26,6 +27,25 @@ T = TypeVar("T")
 # uri, shard, byte_offset, byte_length
 Where = tuple[str, str | None, int | None, int | None]
 _HELD = 2**27
+NO_OBJECT = "No such object"
+# What is wrong with the file itself and stays so. All else (a mount that went away, too many open files) passes.
+_OF_THE_FILE = frozenset(
+    (
+        errno.ENOENT,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EISDIR,
+        errno.ENOTDIR,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.EINVAL,
+        errno.ENXIO,
+        errno.ENODEV,
+        errno.EOVERFLOW,
+    )
+)
+# Problems of pictures that are not there at all.
+ABSENT = frozenset((os.strerror(errno.ENOENT), NO_OBJECT))
 
 
 def read_bytes(root: Root, uri: str, shard: str | None, byte_offset: int | None, byte_length: int | None) -> bytes:
@@ -33,7 +53,7 @@ def read_bytes(root: Root, uri: str, shard: str | None, byte_offset: int | None,
 
     Raises:
         UnreadableImage: The file is missing, not readable, not a regular file, or ends before the byte range does.
-        StoreError: The bucket that holds it cannot be read.
+        StoreError: The bucket, disk or mount that holds it cannot be read, which says nothing of the image.
     """
     name = shard or uri
     if is_far(root, (uri, shard, byte_offset, byte_length)):
@@ -55,6 +75,11 @@ def read_bytes(root: Root, uri: str, shard: str | None, byte_offset: int | None,
         finally:
             os.close(file)
     except OSError as error:
+        if error.errno not in _OF_THE_FILE:
+            raise StoreError(
+                f"'{name}' cannot be read now ({error.strerror or error})",
+                "look whether the disk or mount that holds it is there and sound, and run the same command again",
+            ) from None
         raise UnreadableImage(error.strerror or str(error)) from None
     except ValueError as error:  # a zero byte in the name; UnreadableImage is a ValueError too
         raise UnreadableImage(str(error)) from None
@@ -68,7 +93,7 @@ def _from_bucket(root: Root, name: str, first: int | None, length: int | None) -
     try:
         return bucket.piece(key, first, length or 0)
     except FileNotFoundError:
-        raise UnreadableImage("No such object") from None
+        raise UnreadableImage(NO_OBJECT) from None
     except EOFError:
         raise UnreadableImage("its byte range is not inside the shard") from None
 
@@ -145,7 +170,7 @@ class Asked:
 
         Raises:
             UnreadableImage: See `read_bytes`.
-            StoreError: The bucket cannot be read.
+            StoreError: See `read_bytes`.
             CancelledError: The reader was closed.
         """
         early, self._early[number] = self._early[number], None

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.dataset
 import pyarrow.parquet as pq
@@ -302,7 +303,7 @@ def read_labels(path: Path) -> pa.Table:
     """
     parts = []
     for batch in table_batches(path, ("uri", "label")):
-        columns = {"class_name": pa.nulls(batch.num_rows, pa.string())} | _labels(batch, path)
+        columns = {"class_name": pa.nulls(batch.num_rows, pa.string())} | _labels(batch.select(["uri", "label"]), path)
         parts.append(pa.table(columns | {"uri": _column(batch, "uri", pa.string(), path)}))
     if not parts:
         raise InputError(f"the label file '{path}' has no rows", "write one row per image")
@@ -314,7 +315,21 @@ def _labels(batch: pa.RecordBatch, path: Path) -> dict[str, pa.Array]:
     kind = batch.column("label").type if "label" in batch.schema.names else pa.int64()
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         return {"label": _column(batch, "label", pa.int64(), path)}
-    return {"label": pa.nulls(batch.num_rows, pa.int64()), "class_name": _column(batch, "label", pa.string(), path)}
+    names, numbers = _column(batch, "label", pa.string(), path), pa.nulls(batch.num_rows, pa.int64())
+    if "class_name" not in batch.schema.names:
+        return {"label": numbers, "class_name": names}
+    # beside another name a number is an index; that the two mean one class is seen where the classes are known
+    both = _column(batch, "class_name", pa.string(), path)
+    beside = pc.fill_null(pc.not_equal(names, both), False)
+    indexed = pc.and_(beside, pc.fill_null(pc.match_substring_regex(names, "^(0|[1-9][0-9]{0,8})$"), False))
+    different = batch.append_column("_", pc.and_not(beside, indexed)).filter(pc.field("_")).column("uri").to_pylist()
+    if different:
+        raise InputError(
+            f"label and class_name of '{path}' name different classes for: {some(different[:6])}",
+            "correct them, or leave one of the columns out",
+        )
+    numbers = pc.if_else(indexed, names, None).cast(pa.int64())
+    return {"label": numbers, "class_name": pc.coalesce(both, names)}
 
 
 def _column(batch: pa.RecordBatch, name: str, kind: pa.DataType, path: Path) -> pa.Array:

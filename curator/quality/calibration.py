@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from curator import queries
 from curator.curation.account import wilson
-from curator.errors import InputError, some, suggestion
+from curator.errors import InputError, absent, some, suggestion
 from curator.schema import CALIBRATIONS
 from curator.storage import additions
 from curator.storage.store import Store
@@ -340,10 +340,15 @@ def _model(con: duckdb.DuckDBPyConnection, model: str | None) -> tuple[str, int]
         "select distinct l.model, l.generation::INT as generation from stored_labels as l"
         " join stored_images as i on i.image_id = l.image_id where i.split = 'holdout' order by all",
     )
+    models = {row["model"]: row for row in queries.rows(con, "select * from models order by model")}
+    if model is not None and model not in models:
+        raise absent("model", model, models, "curator train --recipe tiny-teacher")
+    label = f"curator label --model {model or 'MODEL'} --split holdout"
+    if model is not None and models[model]["weights"] is None:  # named by an import
+        label = f"curator import-labels FILE --generation {models[model]['generation']} --model {model}"
+        label += ", with the images of the holdout in FILE"
     if not known:
-        raise InputError(
-            "no model has labeled the holdout", f"curator label --model {model or 'MODEL'} --split holdout"
-        )
+        raise InputError("no model has labeled the holdout", label)
     if model is None:
         newest = max(known, key=lambda row: row["generation"])
         return newest["model"], newest["generation"]
@@ -351,7 +356,7 @@ def _model(con: duckdb.DuckDBPyConnection, model: str | None) -> tuple[str, int]
     if found is None:
         names = [row["model"] for row in known]
         what = f"the model '{model}' has not labeled the holdout{suggestion(model, names)}; {some(names)} did"
-        raise InputError(what, f"curator label --model {model} --split holdout")
+        raise InputError(what, label)
     return model, int(found)
 
 

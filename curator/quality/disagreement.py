@@ -92,12 +92,12 @@ def between(
 
 
 def history(store: Store, image_id: int) -> list[dict[str, Any]]:
-    """What each generation said of one image, see sql/image_history.sql.
+    """What each generation said of one image, see sql/image_labels.sql.
 
     Raises:
         InputError: No generation has labeled it, or it is not there.
     """
-    if rows := store.rows(queries.text("image_history"), image_id=image_id):
+    if rows := store.rows(queries.text("image_labels"), image_id=image_id):
         return rows
     if store.rows("select 1 from images where image_id = $image_id", image_id=image_id):
         raise InputError(f"no generation has labeled the image {image_id}", "curator label --model NAME")

@@ -142,7 +142,7 @@ class Gallery:
 
 
 def index(store: Store, generation: int | None = None) -> list[dict[str, Any]]:
-    """Makes the tables of browse.py where a publication could not, or the store is older than they are.
+    """Makes the tables of browse.py where a publication could not.
 
     Args:
         store: The store.

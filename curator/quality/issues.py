@@ -143,9 +143,10 @@ def find(
 def _run(con: duckdb.DuckDBPyConnection, run: str | None) -> str:
     known = [row["run"] for row in queries.rows(con, "select distinct run from stored_held_out order by run")]
     if not known:
+        named = f"there is no run of folds '{run}': " if run is not None else ""
         raise InputError(
-            "no image of the labeled split was labeled by a model that was trained without it",
-            "curator quality folds --recipe RECIPE",
+            f"{named}no image of the labeled split was labeled by a model that was trained without it",
+            "curator quality folds --recipe RECIPE" + f" --name {run}" * (run is not None),
         )
     if run is None and len(known) > 1:
         raise InputError(f"there are {len(known)} runs of folds: {some(known)}", f"--run {known[-1]}")

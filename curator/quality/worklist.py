@@ -109,7 +109,8 @@ def look(
     }  # fmt: skip
     steps = {"kept": _kept(con, manifest, values)} | queries.steps("holdout_twins")
     steps["said"] = f"from stored_{'browse' if browse.is_kept(store, con, generation, version) else 'labels'}"
-    _keep(con, "settled", queries.text("worklist_settled"), values)
+    settled = queries.compose(queries.steps("latest_reviews"), queries.text("worklist_settled"))
+    _keep(con, "settled", settled, values)
     _register(con, manifest, _suspects(store, con) if reason in (None, "label") else [])
     con.execute(f"create or replace temp table listed ({_LISTED})")
     for each in _ORDER if reason is None else [reason]:

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curator import progress, queries
-from curator.errors import InputError
+from curator.errors import InputError, absent
 from curator.repeats import confirmation, neighbors
 from curator.schema import DUPLICATES
 from curator.storage import additions, delta
@@ -254,13 +254,19 @@ def _alike(con: duckdb.DuckDBPyConnection, rule: Rule) -> list[pa.Table]:
     """The pairs of images whose embeddings are close; makes the images members, too.
 
     Raises:
-        InputError: The model has no embeddings.
+        InputError: There is no such model, or it has no embeddings.
     """
+    assert rule.model is not None
+    weights = {row["model"]: row["weights"] for row in queries.rows(con, "select * from models order by model")}
+    if rule.model not in weights:
+        raise absent("model", rule.model, weights, "curator train --recipe tiny-teacher")
     embedded = con.sql(queries.text("duplicate_embeddings"), params={"model": rule.model}).to_arrow_table()
     if not embedded.num_rows:
-        raise InputError(
-            f"there are no embeddings of a model '{rule.model}'", f"curator label --model {rule.model} --embeddings"
-        )
+        what = f"there are no embeddings of the model '{rule.model}'"
+        if weights[rule.model] is None:
+            what += ": it was named by an import and has no weights to compute them"
+            raise InputError(what, 'name a model that was trained here: curator sql "select model from models"')
+        raise InputError(what, f"curator label --model {rule.model} --embeddings")
     lengths = set(pc.binary_length(embedded["vector"]).unique().to_pylist())
     assert len(lengths) == 1, "one model's embeddings have one length"
     con.register("embedded", embedded.select(["image_id", "split"]))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from curator.curation.account import wilson
+from curator.errors import plural
 from curator.reports import figures, plots
 from curator.reports.figures import Figures, Picture
 from curator.reports.page import check, figure, page, save
@@ -146,7 +147,8 @@ def _candidates(found: Figures) -> Plot:
     most, least = classes[0], classes[-1]
     empty, lacking = len(found.empty), len(found.short)
     words = (
-        f"{most['candidates']:,} candidates are in the class with the most ({short(most['class_name'], 60)}), "
+        f"{most['candidates']:,} {plural(most['candidates'], 'candidate is', 'candidates are')} in the class with the "
+        f"most ({short(most['class_name'], 60)}), "
         f"{least['candidates']:,} in the one with the fewest ({short(least['class_name'], 60)}); the median is "
         f"{statistics.median(c['candidates'] for c in classes):,g}. The quota is {quota:,}: "
         f"{len(classes) - empty - lacking:,} of {len(classes):,} classes have as many images to choose from, "
@@ -170,8 +172,9 @@ def _copies(found: Figures) -> Plot:
     once = sum(row["images"] for row in found.copies if row["copies"] == 1)
     rows, most = found.manifest.rows, found.copies[-1]["copies"]
     words = (
-        f"{once:,} images count once and make {percent(once / rows)} of the rows; the most copied count {most:,} "
-        "times. The shares above the bars are of the rows."
+        f"{once:,} {plural(once, 'image counts once and makes', 'images count once and make')} "
+        f"{percent(once / rows)} of the rows; the most copied count {most:,} {plural(most, 'time')}. "
+        "The shares above the bars are of the rows."
     )
     weights = [row for row in found.copies if row["least_weight"] is not None]
     if any((row["least_weight"], row["most_weight"]) != (1, 1) for row in weights):

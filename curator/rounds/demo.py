@@ -65,7 +65,8 @@ def play(run: Callable[[list[str]], object], folder: Path, tune: bool = False, s
     folder.mkdir(parents=True)
     (folder / _MARK).touch()
     truth = write_split((images, labels), folder, tune, seed)
-    before = Path.cwd()
+    # The demo's store is the one in its folder, whatever CURATOR_STORE names.
+    before, elsewhere = Path.cwd(), os.environ.pop("CURATOR_STORE", None)
     os.chdir(folder)
     try:
         print(f"wrote {len(images)} digits as PNG files to {folder}; the commands below run in that folder\n")
@@ -88,10 +89,12 @@ def play(run: Callable[[list[str]], object], folder: Path, tune: bool = False, s
         )
         rows = _figures(Store("store"), truth)
         print(render.table(rows))
-        print(_next(folder, time.perf_counter() - began))
+        print(_next(folder, time.perf_counter() - began, elsewhere is not None))
         return rows
     finally:
         os.chdir(before)
+        if elsewhere is not None:
+            os.environ["CURATOR_STORE"] = elsewhere
 
 
 class _Typist:
@@ -188,7 +191,7 @@ def _share(what: str, measure: str, right: int, total: int) -> dict[str, Any]:
     }
 
 
-def _next(folder: Path, seconds: float) -> str:
+def _next(folder: Path, seconds: float, elsewhere: bool) -> str:
     lines = [f"\n{seconds:.0f} s. labels-only is the student's recipe with as many steps and no manifest. Next, try:"]
     found = shutil.which("curator")
     if found is None or Path(found).parent != Path(sys.prefix, "bin"):
@@ -197,6 +200,7 @@ def _next(folder: Path, seconds: float) -> str:
         [
             *lines,
             f"  cd {folder}",
+            *["  unset CURATOR_STORE"] * elsewhere,
             f"  curator show g0-{_PER_CLASS}",
             '  curator sql "select uri, l.class_name, confidence from labels l join images using (image_id) '
             "where l.split = 'unlabeled' order by confidence limit 10\"",

@@ -24,6 +24,23 @@ from curator.runs.phases import Phase
 from curator.storage.store import Store, Versions
 
 
+def expect_usable(store: Store, recipe: Recipe, manifest: str | None) -> int:
+    """Makes sure that a store has classes to learn, and the recipe a place for images of the manifest.
+
+    Returns:
+        C, how many classes there are.
+
+    Raises:
+        InputError: There are none, or the recipe takes none of the manifest.
+    """
+    classes = len(store.classes())
+    if not classes:
+        raise InputError("the store has no classes yet", "curator add-images FOLDER --split labeled")
+    if manifest is not None and not recipe.schedule.pseudo_ratio and not recipe.untrained:
+        raise InputError("the recipe takes no pseudo-labeled images", "--set schedule.pseudo_ratio=1")
+    return classes
+
+
 class Assignment:
     """What a run is to train, see `training.train` for the arguments. `read` gives it the rows.
 
@@ -56,9 +73,7 @@ class Assignment:
         fold: Fold | None,
     ) -> None:
         self.store, self.recipe, self.manifest, self.init, self.fold = store, recipe, manifest, init, fold
-        self.classes = len(store.classes())
-        if not self.classes:
-            raise InputError("the store has no classes yet", "curator add-images FOLDER --split labeled")
+        self.classes = expect_usable(store, recipe, manifest)
         self.pack = packs.chosen(store, pack, max(recipe.network.resolution, recipe.network.test_resolution))
         self.generation, self.parents = 0, list[str]()
         self.network = network.build(recipe, self.classes, recipe.network.pretrained)
@@ -69,8 +84,6 @@ class Assignment:
         if recipe.schedule.steps == 0:
             self._expect_weights()
         if manifest is not None:
-            if not recipe.schedule.pseudo_ratio:
-                raise InputError("the recipe takes no pseudo-labeled images", "--set schedule.pseudo_ratio=1")
             found = manifests.find(store, manifest)
             self.generation = found.generation + 1
             self.parents = [*dict.fromkeys([found.lineage["model"]["model"], *self.parents])]

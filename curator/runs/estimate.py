@@ -23,13 +23,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from curator import progress, ranks
 from curator.curation import manifests
 from curator.delivery import packs
-from curator.errors import InputError
 from curator.loading.batches import Batch
 from curator.loading.rows import Rows
 from curator.networks import network, recipes
 from curator.networks.recipes import Recipe
 from curator.ranks import Ranks
-from curator.runs import optimization, phases
+from curator.runs import assignment, optimization, phases
 from curator.runs.optimization import Optimization
 from curator.runs.phases import Phase
 from curator.runs.steps import Steps
@@ -150,11 +149,7 @@ def estimate(
         InputError: The recipe, manifest or device is not usable.
     """
     name, plan = recipes.load(recipe, changes)
-    classes = len(store.classes())
-    if not classes:
-        raise InputError("the store has no classes yet", "curator add-images FOLDER --split labeled")
-    if manifest is not None and not plan.schedule.pseudo_ratio:
-        raise InputError("the recipe takes no pseudo-labeled images", "--set schedule.pseudo_ratio=1")
+    classes = assignment.expect_usable(store, plan, manifest)
     chosen = packs.chosen(store, pack, max(plan.network.resolution, plan.network.test_resolution))
     taken, notes = list[Phase](), list[str]()
     if not plan.untrained:

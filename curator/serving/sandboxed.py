@@ -18,7 +18,7 @@ import re
 import resource
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -54,11 +54,14 @@ def main() -> None:
             try:
                 # Said and done at once: to give up a scan whose reader failed may wait for that reader for ever.
                 store.place.on_failure(lambda error: _refuse(_broken(error)))
+                names = [name for (name,) in con.execute("show tables").fetchall()]
                 _confine(_memory(con), asked["seconds"])
                 rows = send(con, asked["query"], sys.stdout.buffer, asked["rows"], asked["size"])
                 sys.stdout.flush()
                 _end({"rows": rows})
             except CuratorError as error:
+                if mend := _quoted(asked["query"], names):
+                    error.mend = mend
                 # With the connection open: to close it waits for its readers, and those of a bucket wait for Python.
                 _refuse(store.place.failure(error) or error)
     except CuratorError as error:
@@ -72,6 +75,16 @@ def _broken(error: Exception) -> CuratorError:
         return error
     said = str(error).partition(": Error")[0]  # obstore goes on with the request and its answer
     return StoreError(f"a file of the store is missing or damaged ({said})", "restore it from a backup")
+
+
+def _quoted(query: str, names: Sequence[str]) -> str:
+    """The mend of a query that names a manifest without the quotes that its name needs; nothing where it does not."""
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z_]\w*", name) and re.search(
+            rf"""(?<![\w"'.-]){re.escape(name)}(?![\w"'.-])""", query
+        ):
+            return f"the name of this manifest needs double quotes: curator sql 'select * from \"{name}\"'"
+    return ""
 
 
 def _refuse(error: CuratorError) -> None:

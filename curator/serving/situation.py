@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from curator import queries
+from curator.errors import plural
 
 # Answers a query over the store's views.
 Ask = Callable[[str], list[dict[str, Any]]]
@@ -92,7 +93,8 @@ def _steps(found: Situation, scanned: bool) -> list[tuple[str, str]]:
     newest = found.generations[-1]
     if newest["pool"] < splits.get("unlabeled", 0):
         left = splits["unlabeled"] - newest["pool"]
-        what = f"Generation {newest['generation']} has not labeled {left:,} images of the pool."
+        images = plural(left, "image")
+        what = f"Generation {newest['generation']} has not labeled {left:,} {images} of the pool."
         labeled = f"label --model {newest['model']}"
         imported = f"import-labels FILE --generation {newest['generation']} --model {newest['model']}"
         steps.append((what, labeled if newest["has_weights"] else imported))

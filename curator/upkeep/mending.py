@@ -65,9 +65,9 @@ def _mended(store: Store, health: Health) -> Iterator[str]:
     if not damaged & {"labels", "images"}:
         if wrong.keys() & _BROWSE or damaged & {*browse.FAMILY.tables}:
             anew = damaged & {*browse.FAMILY.tables} or wrong.keys() & (_BROWSE - {"browse_missing"})
-            yield from _again(store, browse.FAMILY, damaged, bool(anew))
+            yield from _again(store, browse.FAMILY, bool(anew))
         if wrong.keys() & _DRIFT or damaged & {*drift.FAMILY.tables}:
-            yield from _again(store, drift.FAMILY, damaged, True)
+            yield from _again(store, drift.FAMILY, True)
     if "manifest_files" in wrong:
         yield from _manifests(store)
 
@@ -81,7 +81,7 @@ def _commits(store: Store) -> Iterator[str]:
             yield f"{name}: the empty last commit {log.unfinished} was taken away"
 
 
-def _again(store: Store, family: Family, damaged: set[str], anew: bool) -> Iterator[str]:
+def _again(store: Store, family: Family, anew: bool) -> Iterator[str]:
     """Makes the tables of a family again, after taking away what they hold where it is wrong."""
     keep = browse.keep if family is browse.FAMILY else drift.keep
     try:
