@@ -161,7 +161,7 @@ def test_a_store_that_cannot_be_written_to(pictured: Path, tmp_path: Path) -> No
     world = tmp_path / "world"
     image = Store(world / "store").rows("select min(image_id) as i from images")[0]["i"]
     reading = ["manifests", "show a", "check", "diff a b", f"show a --image-id {image}",
-               "pack a --dry-run", "build-manifest z --per-class 2 --dry-run", "sql from(images)",
+               "pack a --dry-run", "build-manifest z --per-class 2 --dry-run", 'sql from"images"',
                f"export a --format csv {tmp_path}/a.csv"]  # fmt: skip
     writing = [*COMMANDS, f"add-images {world}/labeled --split labeled", "quality leaks"]
     (world / "labeled" / "x" / "new.jpg").write_bytes(packed.picture(77))

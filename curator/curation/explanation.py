@@ -116,8 +116,8 @@ def _reason(facts: dict[str, Any], parameters: Parameters, is_in: bool) -> str:
         return "it shows an image of the holdout, says the scan for near-duplicates"
     if not facts["is_candidate"]:
         return (
-            "it repeats a labeled image, or a candidate that a reviewer decided on or that is more confident, and --dedup "
-            "leaves one"
+            "it repeats a labeled image, or a candidate that a reviewer decided on or that is more confident, and "
+            "--dedup leaves one"
         )
     if not facts["is_eligible"]:
         return f"the policy {parameters.policy} does not let it through; its confidence is {facts['confidence']:.6g}"
