@@ -116,6 +116,9 @@ def test_images_of_another_manifest(pool: Store, options: dict[str, Any]) -> Non
     assert had != has, "the confidences of both teachers are the same"
     assert explanation.explain(pool, built.name, min(has)).is_in
     assert all(verdict.ok for verdict in manifests.check(pool, built.name))
+    with pytest.raises(InputError, match="and none is named") as caught:
+        building.build(pool, "unnamed", {"per_class": 9, "policy": "images-of"})
+    assert "--set manifest=NAME, one of " in caught.value.mend
     with pytest.raises(InputError, match="there is no manifest 'firts'"):
         building.build(pool, "wrong", again | options | {"settings": {"manifest": "firts"}})
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from curator import queries
 from curator.curation import checks, policies, selection
 from curator.curation.parameters import DEFAULTS, Parameters
-from curator.errors import InputError, suggestion
+from curator.errors import InputError, some, suggestion
 from curator.storage.place import Place
 from curator.storage.store import ABSENT, Store
 
@@ -188,11 +188,17 @@ def read_earlier(store: Store, con: duckdb.DuckDBPyConnection, parameters: Param
         The other manifest's files; none where the policy names none.
 
     Raises:
-        InputError: There is no such manifest, or its files are not whole.
+        InputError: None is named, there is no such manifest, or its files are not whole.
     """
     if "manifest" not in parameters.settings:
         return []
-    earlier = [str(file) for file in files(find(store, str(parameters.settings["manifest"])))]
+    name = str(parameters.settings["manifest"])
+    if not name:
+        raise InputError(
+            f"the policy {parameters.policy} takes the images of another manifest, and none is named",
+            f"--set manifest=NAME{f', one of {some(names(store))}' if names(store) else ''}",
+        )
+    earlier = [str(file) for file in files(find(store, name))]
     con.read_parquet(earlier).create_view(policies.EARLIER)
     return earlier
 
