@@ -321,6 +321,6 @@ def _confusion(label: int, generation: int) -> None:
 
 @st.cache_data(show_spinner=False, max_entries=4)
 def _confused(state: object, generation: int) -> pd.DataFrame:
-    query = queries.compose(queries.steps("decisions", "trusted"), queries.text("class_confusion"))
+    query = queries.compose(queries.steps(*queries.TRUSTED), queries.text("class_confusion"))
     with live().cursor() as con:
         return con.sql(query, params={"generation": generation}).df()

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 MEMORY = "400MB"
 _PATIENCE_S = 10.0  # for how long a request is made again: somebody sits before the page
+_TAKEN = 200  # newer versions of tables, after which the connection is made anew
 _LOOKS = 10  # at tables that grow while they are looked at
 _WAITED_S = 3.0  # for newer versions, before what is known already is shown
 # Tables that grow while people look: an answer that does not read them is not asked for again because of them.
@@ -72,11 +73,7 @@ class Live:
         self._pool = ThreadPoolExecutor(len(TABLES) + 1, "follow")  # they wait, each for one table
         self._tables: dict[str, deltalake.DeltaTable] = {}  # open
         self._versions = self._settle()
-        self._con = self.store.connect(self._versions, self._tables)
-        self._con.execute(f"set memory_limit = '{MEMORY}'")
-        # Files of the store never change, and reading their footers again takes longer than a page of the gallery.
-        # Global, for else the cursors would not have it.
-        self._con.execute("set global parquet_metadata_cache = true")
+        self._con, self._taken = self._connect(), 0
         self._known = dt.datetime.now(dt.UTC)
         self._looked = time.monotonic()
         self._look: Future[None] = Future()
@@ -108,6 +105,7 @@ class Live:
             self._settle()
             for name, opened in self._tables.items():
                 self.take_in(name, opened)
+            self._renew()
         self._known = dt.datetime.now(dt.UTC)
 
     def take_in(self, name: str, opened: deltalake.DeltaTable) -> None:
@@ -117,6 +115,23 @@ class Live:
             if version > self._versions[name]:
                 self.store.view(self._con, name, version, opened)
                 self._versions[name] = version
+                self._taken += 1
+
+    def _connect(self) -> duckdb.DuckDBPyConnection:
+        """A connection with views of the tables as they are open."""
+        con = self.store.connect(self._versions, self._tables)
+        con.execute(f"set memory_limit = '{MEMORY}'")
+        # Files of the store never change, and reading their footers again takes longer than a page of the gallery.
+        # Global, for else the cursors would not have it.
+        con.execute("set global parquet_metadata_cache = true")
+        return con
+
+    def _renew(self) -> None:
+        """Connects anew after many changes: footers of files that are gone would stay until DuckDB's memory is full."""
+        with self._views:
+            # one who just wrote may be ahead of the tables as they are open here
+            if self._taken >= _TAKEN and all(t.version() == self._versions[name] for name, t in self._tables.items()):
+                self._con, self._taken = self._connect(), 0  # whoever asks the old one keeps it till then
 
     def _settle(self) -> dict[str, int]:
         """The versions of all tables at one moment: between two looks that found the same."""

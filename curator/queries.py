@@ -17,6 +17,9 @@ import pyarrow as pa
 
 from curator.errors import InputError
 
+# Steps that many routes begin with, see the file of the last one: what people decided, and the classes after that.
+DECISIONS = ("latest_reviews", "decisions")
+TRUSTED = (*DECISIONS, "trusted")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 

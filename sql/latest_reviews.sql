@@ -1,5 +1,5 @@
--- Purpose: the latest review of each image, also a skip that took its earlier decisions back; of one microsecond, as in
---          decisions.sql.
+-- Purpose: the latest review of each image, also a skip that took its earlier decisions back. Of reviews of the same
+--          microsecond one wins, the same each time.
 -- Inputs:  stored_reviews.
 -- Grain:   one row per reviewed image.
 select image_id, generation, decision, new_label, decided_at

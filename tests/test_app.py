@@ -57,6 +57,7 @@ def test_the_address_is_the_answer(store: Store, browser) -> None:  # noqa: F811
         assert not tab.errors
 
 
+@pytest.mark.long
 def test_a_damaged_store_says_what_helps(store: Store, browser) -> None:  # noqa: F811
     with serve(store.path) as url:
         tab = Tab(browser, url).open("gallery")

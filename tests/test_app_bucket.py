@@ -38,6 +38,7 @@ def opened(there: Store, tmp_path: Path, browser: Any) -> Iterator[Tab]:  # noqa
         assert not file.is_file() or SECRET.encode() not in file.read_bytes()
 
 
+@pytest.mark.long
 def test_pages_and_decisions(opened: Tab, there: Store, server: Server, process) -> None:
     tab = opened
     tab.open("gallery").see("30 images")

@@ -166,6 +166,7 @@ def test_another_class_and_a_reason(app: tuple[Store, str], browser) -> None:  #
     assert not tab.errors
 
 
+@pytest.mark.long
 def test_two_who_decide_at_once(app: tuple[Store, str], browser) -> None:  # noqa: F811
     store, url = app
     order, since = queue(store), len(made(store))

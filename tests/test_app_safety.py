@@ -164,6 +164,7 @@ def test_no_page_takes_a_text_for_more(hostile: Store, url: str, browser: Any) -
             assert strong != "bold", where
 
 
+@pytest.mark.long
 def test_the_texts_can_be_read(hostile: Store, url: str, browser: Any) -> None:  # noqa: F811
     """As they are, with what cannot be seen made visible."""
     tab = Tab(browser, url)
@@ -176,6 +177,7 @@ def test_the_texts_can_be_read(hostile: Store, url: str, browser: Any) -> None: 
         assert " ".join(want[:60].split()) in " ".join(tab.text.replace("\u2060", "").split()), text
 
 
+@pytest.mark.long
 def test_an_answer_in_sql_stays_text(hostile: Store, url: str, browser: Any) -> None:  # noqa: F811
     """As pictures with captions, as a plot with axes, a legend and a tooltip."""
     tab = Tab(browser, url)

@@ -112,6 +112,7 @@ def test_an_answer_as_table_pictures_plot_and_files(url: str, browser: Any, aske
     assert not tab.errors
 
 
+@pytest.mark.long
 def test_what_is_refused_says_why(url: str, browser: Any) -> None:  # noqa: F811
     for query, said in {
         "drop view images": "a statement of the kind 'drop' is not let through",

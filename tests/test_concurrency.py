@@ -197,6 +197,7 @@ def check_all_published(store: Store) -> None:
         assert read_lineage(store.path / row["path"])
 
 
+@pytest.mark.long
 def test_a_killed_build_leaves_nothing_visible(large: Store) -> None:
     command = [PROGRAM, "build-manifest", "k", "--per-class", "60000", "--store", large.path, "--quiet"]
     began = time.monotonic()

@@ -141,6 +141,7 @@ def test_close_vectors(exact: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(zip(some.left.tolist(), some.right.tolist(), strict=True)) == both
 
 
+@pytest.mark.long
 def test_two_ranks_share_the_work(store: Store) -> None:
     script = store.root / "script.py"
     script.write_text(

@@ -184,6 +184,7 @@ def test_a_dry_run_writes_nothing(bare: Path, tmp_path: Path, curator: Callable[
     assert [f"{step['step']} {step['name']}" for step in curator(*call, "--json").json["steps"]] == STEPS
 
 
+@pytest.mark.long
 def test_killed_twice_it_goes_on_to_the_same_models(
     grown: tuple[Path, evolution.Evolution], tmp_path: Path, curator: Callable[..., Answer]
 ) -> None:

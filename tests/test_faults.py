@@ -64,6 +64,7 @@ def expect_nothing_lost(counts: list[dict[str, Any]], number: int, commands: int
         assert {count[bad] for bad in ("lost", "half", "failed", "other")} == {0}
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_killed_at_random_moments() -> None:
     commands = ("add-images", "build-manifest", "review")
@@ -122,6 +123,7 @@ for words, what in commands.items():
 """
 
 
+@pytest.mark.long
 def test_a_full_disk(pictured: Path) -> None:
     """Nothing fits, the rows and not the commit, the first of several commits, all."""
     done = on_a_small_disk("24m", FULL, pictured, json.dumps(COMMANDS))
@@ -358,7 +360,10 @@ def test_the_later_decision_wins_though_the_clock_was_set_back(
     store: Store, ids: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def in_force() -> dict[int, str]:
-        return {row["image_id"]: row["decision"] for row in store.rows(queries.text("decisions"))}
+        return {
+            row["image_id"]: row["decision"]
+            for row in store.rows(queries.compose(queries.steps("latest_reviews"), queries.text("decisions")))
+        }
 
     for name in "abc":
         reviews.add_review(store, ids[name], "accept")

@@ -99,6 +99,7 @@ def test_a_stopped_run_goes_on(store: Store, made: Store, tmp_path: Path) -> Non
     assert labels(store) == labels(whole)
 
 
+@pytest.mark.long
 def test_a_run_keeps_to_the_reviews_that_it_began_with(store: Store, made: Store, tmp_path: Path) -> None:
     shutil.copytree(made.root, tmp_path / "whole")
     whole = Store(tmp_path / "whole" / "store")

@@ -144,6 +144,7 @@ def seen(store: Store) -> list[str]:
     return (store.root / "seen").read_text().split()
 
 
+@pytest.mark.long
 def test_three_ranks_give_the_labels_of_one(store: Store, whole: Whole) -> None:
     before = store.delta("labels").version()
     with started(store, [*RUN, "--standalone", "--nproc-per-node", "3"]) as process:
@@ -157,6 +158,7 @@ def test_three_ranks_give_the_labels_of_one(store: Store, whole: Whole) -> None:
     assert not list((store.path / "labels").rglob("rank-*"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("world", [2, 1])
 def test_the_rest_after_a_kill_is_done_by_another_number_of_ranks(
     killed: Store, whole: Whole, tmp_path: Path, world: int

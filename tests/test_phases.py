@@ -64,6 +64,7 @@ def test_whose_pictures_are_augmented(made: Store, rows: str, kinds: list[type])
     assert [type(noise) for noise in phase.noise] == kinds
 
 
+@pytest.mark.long
 def test_stopped_anywhere_and_resumed(store: Store) -> None:
     """In each of three phases, at their ends too."""
     changes = [*OWN, *PRETRAIN, *FINETUNE, "noise.dropout=0.2"]

@@ -47,6 +47,7 @@ def weights(store: Store, name: str) -> dict[str, torch.Tensor]:
     return found
 
 
+@pytest.mark.long
 def test_two_ranks_as_one(store: Store) -> None:
     """Without BatchNorm and dropout, whose numbers depend on the rows beside, to the last digits of float32."""
     changes = ["network.architecture=pictures:Slow", "schedule.steps=12", "noise.mixup=0", "optimizer.clip=1.0"]

@@ -38,6 +38,7 @@ def stopped(store: Store, *changes: str, at: int = 10, **options: Any) -> None:
     Watched.stop_at = -1
 
 
+@pytest.mark.long
 def test_killed_and_resumed_is_as_never_stopped(store: Store) -> None:
     changes = [*NOISY, "schedule.steps=60", "schedule.decay=cosine"]
     code = """

@@ -49,6 +49,7 @@ def store(tested_once: Store, tmp_path: Path) -> Store:
     return Store(tmp_path / "copy" / "store")
 
 
+@pytest.mark.long
 def test_the_document(document: dict) -> None:
     assert document["images"] == sum(row["images"] for row in document["classes"]) == 36
     assert document["intervals"]["top1"][0] <= document["top1"] <= document["intervals"]["top1"][1]

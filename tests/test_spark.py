@@ -219,6 +219,7 @@ def test_a_master_that_is_none(store: Store, process: Callable[..., Answer]) -> 
     assert "mend: give it a master that is there" in answer.err
 
 
+@pytest.mark.long
 def test_a_session_of_its_own_is_silent_and_leaves_nothing(
     store: Store, tmp_path: Path, process: Callable[..., Answer]
 ) -> None:

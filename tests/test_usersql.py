@@ -180,6 +180,7 @@ def contents(folder: Path) -> set[Path]:
     return set(folder.rglob("*"))
 
 
+@pytest.mark.long
 def test_a_wrong_policy_is_refused_with_its_reason(
     store: Store, curator: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:

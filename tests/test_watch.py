@@ -111,6 +111,7 @@ def test_stopped_and_resumed_is_as_never_stopped(store: Store) -> None:
         assert [file.name for file in (store.path / "models" / name).iterdir()] == ["weights.safetensors"]
 
 
+@pytest.mark.long
 def test_killed_and_resumed_knows_the_best(store: Store) -> None:
     changes = [*NOISY, *BEST, "schedule.steps=40", "compute.keep_checkpoints=2"]
     code = """

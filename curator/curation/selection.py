@@ -85,7 +85,7 @@ def temperature(con: duckdb.DuckDBPyConnection, generation: int) -> float:
 def before(parameters: Parameters) -> dict[str, str]:
     """The steps before the pool: small relations that the later ones ask for again."""
     leaks = queries.text("leaks") if parameters.near_leaks == "drop" else "select image_id from holdout_twins"
-    return queries.steps("decisions", "accepted", "holdout_twins") | {"leaks": leaks}
+    return queries.steps(*queries.DECISIONS, "accepted", "holdout_twins") | {"leaks": leaks}
 
 
 def prepare(con: duckdb.DuckDBPyConnection, parameters: Parameters, kind: str = "table") -> None:

@@ -342,7 +342,7 @@ def _count(con: duckdb.DuckDBPyConnection, store: Store, manifest: Manifest | No
     else:
         exports.open_rows(con, manifest)
     _register_shards(con, store, name)
-    steps = queries.steps("decisions", "trusted", "holdout_twins", "labeled_rows")
+    steps = queries.steps(*queries.TRUSTED, "holdout_twins", "labeled_rows")
     images = queries.compose(steps, queries.text("pack_images"))
     con.execute(f"create temp table pack_images as {images}", {"pack": name})
     counts = (

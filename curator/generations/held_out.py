@@ -79,7 +79,7 @@ def import_held_out(store: Store, file: str, run: str | None = None) -> HeldOut:
 
 def top1(store: Store, run: str) -> float | None:
     """The share of the images of a run whose most probable class is the label that training takes."""
-    steps = queries.steps("decisions", "trusted", "holdout_twins", "labeled_rows", "issues_held_out")
+    steps = queries.steps(*queries.TRUSTED, "holdout_twins", "labeled_rows", "issues_held_out")
     share: float | None = store.rows(
         queries.compose(steps, "select avg((label = given)::INT) as share from issues_held_out"), run=run
     )[0]["share"]

@@ -122,7 +122,7 @@ class Rows:
             table = labeled_rows(con, fold)
             rejects = "select count(*) as n from stored_images join decisions using (image_id)"
             rejects += " where split = 'labeled' and decision = 'reject'"
-            rejected = queries.rows(con, queries.compose(queries.steps("decisions"), rejects))[0]["n"]
+            rejected = queries.rows(con, queries.compose(queries.steps(*queries.DECISIONS), rejects))[0]["n"]
         if fold is not None:
             table = table.filter(pc.not_equal(table["fold"], fold.number))
         n = table.num_rows
@@ -234,7 +234,7 @@ class Rows:
 
 def labeled_rows(con: duckdb.DuckDBPyConnection, folds: Fold | None = None) -> pa.Table:
     """The labeled images that can be trained on, by image_id; with the column `fold` where the split is cut."""
-    steps = queries.steps("decisions", "trusted", "holdout_twins")
+    steps = queries.steps(*queries.TRUSTED, "holdout_twins")
     if folds is None:
         return con.sql(queries.compose(steps, queries.text("labeled_rows"))).to_arrow_table()
     steps |= {"labeled": queries.text("labeled_rows"), "folds": queries.text("folds")}
@@ -248,7 +248,7 @@ def holdout_rows(sample: bool = False) -> str:
     Args:
         sample: Whether to take $limit of them, drawn with $seed, see sql/holdout_sample.sql.
     """
-    steps, rows = queries.steps("decisions", "trusted"), queries.text("holdout_rows")
+    steps, rows = queries.steps(*queries.TRUSTED), queries.text("holdout_rows")
     if not sample:
         return queries.compose(steps, rows)
     return queries.compose(steps | {"evaluated": rows}, queries.text("holdout_sample"))

@@ -136,7 +136,7 @@ def read(con: duckdb.DuckDBPyConnection, key: Key, label: int | None = None, lim
     """What is known from a sample; nothing is written.
 
     Args:
-        con: A connection with the store's relations; it gets the relations `sample`, `decisions` and `latest_reviews`.
+        con: A connection with the store's relations; it gets the relations `sample`, `latest_reviews` and `decisions`.
         key: The sample.
         label: The only class to return.
         limit: Most open images to return.
@@ -147,7 +147,7 @@ def read(con: duckdb.DuckDBPyConnection, key: Key, label: int | None = None, lim
     con.execute(f"create or replace temp table sample as {_SAMPLE}", key._asdict())
     if not queries.rows(con, "select 1 from sample limit 1"):
         return None
-    for name in ("decisions", "latest_reviews"):
+    for name in ("latest_reviews", "decisions"):
         con.execute(f"create or replace temp table {name} as {queries.text(name)}")
     strata = queries.rows(con, queries.text("audit_strata"))
     names = {row["label"]: row["class_name"] for row in queries.rows(con, "select * from classes")}

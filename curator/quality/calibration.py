@@ -173,7 +173,7 @@ def calibrate(
     """
     with closing(store.connect()) as con:
         name, generation = _model(con, model)
-        steps = queries.steps("decisions", "trusted")
+        steps = queries.steps(*queries.TRUSTED)
         rows = queries.compose(steps, queries.text("calibration_rows"))
         table = con.sql(rows, params={"generation": generation}).to_arrow_table()
         steps |= queries.steps("holdout")
@@ -234,7 +234,7 @@ def read(store: Store, generation: int) -> Reading | None:
         The reading; None where the generation has no label of a holdout image.
     """
     with closing(store.connect()) as con:
-        rows = queries.compose(queries.steps("decisions", "trusted"), queries.text("calibration_rows"))
+        rows = queries.compose(queries.steps(*queries.TRUSTED), queries.text("calibration_rows"))
         table = con.sql(rows, params={"generation": generation}).to_arrow_table()
         if not table.num_rows:
             return None

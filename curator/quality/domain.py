@@ -117,7 +117,7 @@ def _means(con: duckdb.DuckDBPyConnection, generation: int) -> Vectors | None:
 
 def _embeddings(con: duckdb.DuckDBPyConnection, generation: int, split: str) -> Iterator[Any]:
     """Rows of sql/domain_embeddings.sql in tables."""
-    query = queries.compose(queries.steps("decisions", "trusted"), queries.text("domain_embeddings"))
+    query = queries.compose(queries.steps(*queries.TRUSTED), queries.text("domain_embeddings"))
     return queries.batches(con, query, _BATCH, generation=generation, split=split)
 
 

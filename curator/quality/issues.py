@@ -169,7 +169,7 @@ def _check_generations(con: duckdb.DuckDBPyConnection, generation: int) -> None:
 
 def prepare(con: duckdb.DuckDBPyConnection) -> None:
     """Gives a connection the relations that the steps read: decisions, and the labeled split as these left it."""
-    keep(con, "decisions", {}, "decisions", {})
+    keep(con, "decisions", queries.steps("latest_reviews"), "decisions", {})
     keep(con, "labeled_rows", queries.steps("trusted", "holdout_twins"), "labeled_rows", {})
 
 

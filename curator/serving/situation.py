@@ -53,7 +53,7 @@ def situation(path: str, scanned: bool, ask: Ask) -> Situation:
         scanned: Whether anybody has looked for near-duplicates.
         ask: Answers a query over the store's views.
     """
-    generations = queries.compose(queries.steps("decisions", "trusted"), queries.text("overview_generations"))
+    generations = queries.compose(queries.steps(*queries.TRUSTED), queries.text("overview_generations"))
     images, extent = ask(queries.text("overview_images")), ask(queries.text("overview_extent"))[0]
     found = Situation(images, ask(generations), extent, [])
     steps = [Step(what, f"curator {command}{option(path)}") for what, command in _steps(found, scanned)]
