@@ -362,7 +362,7 @@ def test_the_later_decision_wins_though_the_clock_was_set_back(
     def in_force() -> dict[int, str]:
         return {
             row["image_id"]: row["decision"]
-            for row in store.rows(queries.compose(queries.steps("latest_reviews"), queries.text("decisions")))
+            for row in store.rows(queries.compose(queries.steps(*queries.DECISIONS), "from decisions"))
         }
 
     for name in "abc":

@@ -23,7 +23,7 @@ from curator.storage.store import Store
 
 def decided(store: Store) -> dict[int, tuple[str, int | None]]:
     """What sql/decisions.sql says of each reviewed image."""
-    rows = store.rows(queries.compose(queries.steps("latest_reviews"), queries.text("decisions")))
+    rows = store.rows(queries.compose(queries.steps(*queries.DECISIONS), "from decisions"))
     return {row["image_id"]: (row["decision"], row["new_label"]) for row in rows}
 
 

@@ -82,7 +82,7 @@ def read(path: Path) -> Contents:
             found = queries.rows(con, f"select * from stored_{name}")
             raw[name] = sorted(json.dumps(row, default=str) for row in found)
             rows[name] = sorted(json.dumps(_repeatable(name, row), default=str) for row in found if _repeats(name, row))
-        decisions = queries.rows(con, queries.text("decisions"))
+        decisions = queries.rows(con, queries.compose(queries.steps(*queries.DECISIONS), "from decisions"))
         models = queries.rows(con, "select model, weights, weights_hash from stored_models where weights is not null")
         packed = {row["pack"] for row in queries.rows(con, "select distinct pack from stored_packed")}
         for row in queries.rows(con, "select name from stored_manifests order by name"):

@@ -239,8 +239,8 @@ def _plain(world: World) -> duckdb.DuckDBPyConnection:
     con = duckdb.connect(config={"enable_external_access": "false", "temp_directory": "", "memory_limit": "500MB"})
     with world.store.connect() as full:
         for name in ("images", "labels", "reviews", "classes", "models", "decisions"):
-            query = queries.text("decisions") if name == "decisions" else f"from {name}"
-            con.register(name, full.sql(query).to_arrow_table())
+            steps = queries.steps(*queries.DECISIONS) if name == "decisions" else {}
+            con.register(name, full.sql(queries.compose(steps, f"from {name}")).to_arrow_table())
     for name in ("candidates", "allowed", "pool", "holdout"):
         con.execute(f"create view {name} as select *, null as width from labels join images using (image_id, split)")
     con.execute("set lock_configuration = true")
