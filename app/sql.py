@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import streamlit as st
 
 from curator import queries
-from curator.errors import CuratorError, InputError
+from curator.errors import CuratorError, InputError, plural
 from curator.reports import render
 from curator.schema import MANIFEST_ROW, TABLES
 from curator.serving import sandbox
@@ -125,7 +125,7 @@ def _command(query: str, form: str) -> str:
 def _show(shown: Shown) -> None:
     kept = shown.table.num_rows
     cut = "" if kept == shown.rows else f"; the first {kept:,} are shown"
-    st.text(f"{shown.rows:,} rows in {shown.seconds:.2f} s{cut}")
+    st.text(f"{shown.rows:,} {plural(shown.rows, 'row')} in {shown.seconds:.2f} s{cut}")
     try:
         table = _presentable(shown.table)
     except (CuratorError, pa.ArrowException, ValueError, OverflowError) as error:

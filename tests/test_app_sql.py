@@ -126,7 +126,7 @@ def test_what_is_refused_says_why(url: str, browser: Any) -> None:  # noqa: F811
         assert "Traceback" not in tab.text
         tab.page.close()
     tab = run(Tab(browser, url), "select 1 as still_here")
-    assert "1 rows in" in tab.text
+    assert "1 row in" in tab.text
 
 
 def test_a_query_ends_when_nobody_waits_for_it(url: str, browser: Any) -> None:  # noqa: F811
@@ -137,7 +137,7 @@ def test_a_query_ends_when_nobody_waits_for_it(url: str, browser: Any) -> None: 
     waiting.page.wait_for_selector("text=/running, /")
     assert queries_of(url) == 1
     run(other, "select 42 as n")
-    assert "1 rows in" in other.text
+    assert "1 row in" in other.text
     waiting.page.get_by_role("link", name="Manifests").click()
     until = time.monotonic() + 8
     while queries_of(url) and time.monotonic() < until:

@@ -266,7 +266,7 @@ def test_nothing_is_published_that_fails_a_row_check(
     original = queries.text
     candidates = original("candidates").replace("d.decision <> 'reject'", "true")
     monkeypatch.setattr(queries, "text", lambda name: candidates if name == "candidates" else original(name))
-    with pytest.raises(RuntimeError, match="fails its check 'rejected_image' and was not published: 1 rows"):
+    with pytest.raises(RuntimeError, match="fails its check 'rejected_image' and was not published: 1 row,"):
         building.build(store, "m", {"per_class": 3})
     monkeypatch.setattr(queries, "text", original)
     place = quota.place

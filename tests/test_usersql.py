@@ -154,7 +154,7 @@ WRONG = {
     f"select *, 'heavy' as weight from ({ROWS})": "returns weight as VARCHAR",
     # rows
     instead("score", "null::FLOAT"): "9 rows have a null",
-    instead("label", "nullif(label, 2)"): "1 rows have a null",
+    instead("label", "nullif(label, 2)"): "1 row has a null",
     f"select *, null::FLOAT as weight from ({ROWS})": "9 rows have a null",
     instead(
         "score", "'nan'::DOUBLE"
@@ -169,8 +169,8 @@ WRONG = {
     instead("label", "4000000000"): "cannot be computed: Conversion Error",
     instead("image_id", "12345"): "9 rows are no candidates",
     instead("confidence", "0.123"): "9 rows are no candidates, or have another confidence",
-    f"{ROWS} union all {ROWS} where label = 2": "1 images are returned more than once",
-    "select image_id, label, confidence, confidence as score from allowed": "1 rows are no candidates",
+    f"{ROWS} union all {ROWS} where label = 2": "1 image is returned more than once",
+    "select image_id, label, confidence, confidence as score from allowed": "1 row is no candidate",
     where("label::VARCHAR::DATE > '2020-01-01'"): "cannot be computed: Conversion Error",
     where("false"): "nothing can be selected",
 }

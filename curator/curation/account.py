@@ -11,7 +11,7 @@ from typing import Any
 
 from curator.curation.manifests import Manifest
 from curator.curation.parameters import DEFAULTS
-from curator.errors import some
+from curator.errors import plural, some
 
 MANY_COPIES = 10  # above this a class is said to be copied too often
 
@@ -106,19 +106,20 @@ def warnings(manifest: Manifest) -> list[str]:
             "may learn such images by heart, wrong labels among them; --max-copies caps them."
         )
     if unscanned := counts["not_checked_for_leaks"]:
-        were = "pool image was" if unscanned == 1 else "pool images were"
+        were = plural(unscanned, "pool image was", "pool images were")
         said.append(
             f"{unscanned:,} {were} never scanned, so not compared with the holdout: images of it may be among the rows."
         )
     near = manifest.lineage.get("near_duplicates")
     if near and near["holdout"] and near["since"]:
-        which = f"{near['since']:,} images were added" if near["scan"] else "Nothing was compared"
+        added = plural(near["since"], "image was added", "images were added")
+        which = f"{near['since']:,} {added}" if near["scan"] else "Nothing was compared"
         when = "since the last scan for near-duplicates" if near["scan"] else "with the holdout but for its bytes"
         said.append(
             f"{which} {when}: pictures close to one of the holdout may be among the rows. curator quality leaks"
         )
     if (waiting := counts["pool"] - counts["unreadable"] - counts["labeled"]) > 0:
-        have = "readable pool image has" if waiting == 1 else "readable pool images have"
+        have = plural(waiting, "readable pool image has", "readable pool images have")
         said.append(f"{waiting:,} {have} no label of generation {manifest.generation}, and could not be selected.")
     return said
 
@@ -134,4 +135,4 @@ def wilson(right: float, total: float, z: float = 1.959964) -> tuple[float, floa
 
 
 def _classes(count: int, one: str, more: str) -> str:
-    return f"1 class {one}" if count == 1 else f"{count:,} classes {more}"
+    return f"{count:,} {plural(count, f'class {one}', f'classes {more}')}"

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from curator import digests, queries
 from curator.curation import selection
 from curator.curation.parameters import Parameters
-from curator.errors import InputError, some
+from curator.errors import InputError, plural, some
 from curator.schema import MANIFEST_ROW
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def expect_sound(con: duckdb.DuckDBPyConnection, folder: Path, parameters: Param
         if found.offending:
             raise RuntimeError(
                 f"the manifest fails its check '{found.check}' and was not published: "
-                f"{found.offending} rows, the first of them {found.rows[0]}"
+                f"{found.offending} {plural(found.offending, 'row')}, the first of them {found.rows[0]}"
             )
 
 

@@ -24,7 +24,7 @@ import curator
 from curator import queries
 from curator.curation import policies, quota, usersql
 from curator.curation.parameters import Parameters
-from curator.errors import InputError, interrupted, some
+from curator.errors import InputError, interrupted, plural, some
 from curator.generations import labels
 from curator.generations.histogram import Histogram
 from curator.schema import IMAGES, LABELS
@@ -327,20 +327,23 @@ def check_rows(ask: Ask, parameters: Parameters, classes: int) -> tuple[float, f
     """
     bounds = ask(queries.text("policy_rows"), classes=classes)[0]
     problems = [
-        f"{number} rows {what}"
+        f"{number} {plural(number, 'row has', 'rows have')} {what}"
         for what, number in (
-            ("have a null", bounds["nulls"]),
-            ("have a score above 1e30 in size, or a score or weight that is not finite", bounds["not_finite"]),
-            ("have a weight below 0 or above 1e6", bounds["off"]),
-            (f"have a label outside 0 to {classes - 1}", bounds["outside"]),
+            ("a null", bounds["nulls"]),
+            ("a score above 1e30 in size, or a score or weight that is not finite", bounds["not_finite"]),
+            ("a weight below 0 or above 1e6", bounds["off"]),
+            (f"a label outside 0 to {classes - 1}", bounds["outside"]),
         )
         if number
     ]
     if parameters.policy_sql is not None and not problems:
         query = queries.compose(steps(parameters), queries.text("policy_strays"))
         strays = ask(query, **parameters.bound)[0]
-        problems += [f"{strays['strays']} rows are no candidates, or have another confidence"] * bool(strays["strays"])
-        problems += [f"{strays['repeated']} images are returned more than once"] * bool(strays["repeated"])
+        if (number := strays["strays"]) > 0:
+            are = plural(number, "row is no candidate, or has", "rows are no candidates, or have")
+            problems.append(f"{number} {are} another confidence")
+        if (number := strays["repeated"]) > 0:
+            problems.append(f"{number} {plural(number, 'image is', 'images are')} returned more than once")
     if problems:
         raise InputError(
             f"the policy {parameters.policy} returns rows that cannot be used: {'; '.join(problems)}",
