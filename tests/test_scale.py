@@ -1,6 +1,7 @@
 """The arithmetic of scale: figures come from where they stand, times follow the rules, ranks' time is accounted for."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,10 @@ def test_the_program_fills_the_documents(monkeypatch: pytest.MonkeyPatch, capsys
     for name in ("measured", "sizes", "requests", "times", "bottlenecks", "costs", "assumed", "deaths", "lengths"):
         assert f"\n{name}\n\n" in said
         assert f"<!-- {name} -->\n" in scale.DOCS.read_text("utf-8")
+    made = {name: ["| 1 |"] for name in re.findall("^<!-- ([a-z]+) -->", scale.DOCS.read_text("utf-8"), re.MULTILINE)}
+    for page in (scale.RESULT, scale.DOCS):
+        text = page.read_text("utf-8")
+        assert scale.filled(text, made).count("<!-- ") == text.count("<!-- ")
     made = {"a": ["| 1 |"], "b": ["| 2 |"]}
     assert scale.filled("x\n<!-- a -->\nold\n<!-- end -->\ny", made) == "x\n<!-- a -->\n| 1 |\n<!-- end -->\ny"
     for wrong in ("<!-- c --><!-- end -->", "<!-- a -->"):

@@ -88,6 +88,8 @@ def machine() -> str:
 def filled(document: str, made: Mapping[str, list[str]]) -> str:
     """A document with its tables between their marks, `<!-- NAME -->` and `<!-- end -->`.
 
+    Other comments, what the test of the documents is told, have a colon and stay.
+
     Raises:
         ValueError: A mark has no end, or names no table.
     """
@@ -95,6 +97,9 @@ def filled(document: str, made: Mapping[str, list[str]]) -> str:
     while "<!-- " in rest:
         before, rest = rest.split("<!-- ", 1)
         name, rest = rest.split(" -->", 1)
+        if ":" in name:
+            done.append(f"{before}<!-- {name} -->")
+            continue
         if name not in made or "<!-- end -->" not in rest:
             raise ValueError(f"the mark '{name}' has no table or no end")
         rest = rest.split("<!-- end -->", 1)[1]
