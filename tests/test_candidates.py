@@ -259,4 +259,4 @@ def test_what_was_not_checked_is_said(store: Store, tmp_path: Path) -> None:
     assert manifests.find(store, "scanned").lineage["near_duplicates"]["rule"]["distance"] == duplicates.DISTANCE
     write(tmp_path / "more" / "x.png", picture(1, 9, 40))
     add_images(store, str(tmp_path / "more"), "unlabeled")
-    assert said("later")[0].startswith("1 images were added since the last scan")
+    assert said("later")[0].startswith("1 image was added since the last scan")
