@@ -6,7 +6,6 @@ route is put together as `with STEP as (FILE), ... FILE`; values travel as bound
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
@@ -20,7 +19,6 @@ from curator.errors import InputError
 # Steps that many routes begin with, see the file of the last one: what people decided, and the classes after that.
 DECISIONS = ("latest_reviews", "decisions")
 TRUSTED = (*DECISIONS, "trusted")
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 @cache
@@ -68,8 +66,11 @@ def bind(con: duckdb.DuckDBPyConnection, query: str, values: Mapping[str, Any]) 
     """
     wanted = con.extract_statements(query)[0].named_parameters
     for value in values.values():
-        if isinstance(value, str) and not value.isascii() and _SURROGATE.search(value):
-            raise InputError(f"{value!r} is not text in UTF-8", "give it in UTF-8")
+        if isinstance(value, str):
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise InputError(f"{value!r} is not text in UTF-8", "give it in UTF-8") from None
     return {name: value for name, value in values.items() if name in wanted}
 
 

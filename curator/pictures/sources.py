@@ -46,8 +46,6 @@ SCHEMA = pa.schema(
     }
 )
 _BATCH = 50_000
-# What Python puts for bytes of a file name that are not UTF-8.
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 def read(source: str, split: str | None, folder_labels: bool, root: Root, base: str = "") -> Iterator[pa.RecordBatch]:
@@ -250,11 +248,13 @@ def _batches(rows: Iterator[dict[str, object]], source: str, others: Counter[str
     position = 0
     waiting: list[dict[str, object]] = []
     for row in rows:
-        if _SURROGATE.search(str(row["uri"])):
+        try:
+            str(row["uri"]).encode()
+        except UnicodeEncodeError:
             raise InputError(
                 f"the name {str(row['uri']).encode('utf-8', 'backslashreplace').decode()!r} in {source} is not UTF-8",
                 "rename the file; a uri is text",
-            )
+            ) from None
         waiting.append(row | {"position": position})
         position += 1
         if len(waiting) == _BATCH:
