@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import Answer
 from pictures import on_a_small_disk
+from PIL import Image
 
 from curator import cli, queries
 from curator.curation import building, manifests
@@ -32,10 +33,12 @@ from curator.decisions.session import Session
 from curator.generations.labels import import_labels
 from curator.measures import evaluations
 from curator.measures.evaluations import Basis
+from curator.pictures.images import add_images
 from curator.schema import FOLDERS
 from curator.storage import additions
 from curator.storage.delta import paths_of
 from curator.storage.store import Store
+from curator.teachers import labeling
 
 Run = Callable[..., Answer]
 KILLS = Path(__file__).parents[1] / "benchmarks" / "faults" / "run.py"
@@ -146,6 +149,59 @@ def test_a_full_disk(pictured: Path) -> None:
         )
         assert final == whole[name] > 0
     assert {(name, code) for name, code, *_ in answers} >= {(name, code) for name in whole for code in (0, 2)}
+
+
+READERS = (
+    "label --model teacher",
+    "train --recipe {root}/recipe.toml --manifest n --name student",
+    "pack n --size 16",
+    "evaluate --model teacher",
+    "quality duplicates",
+    "export n --format webdataset {root}/made",
+    "export n --format huggingface {root}/made",
+)
+READ_FROM = {"unlabeled": "pool/0000.png", "labeled": "labeled/bar/0.png", "holdout": "holdout/bar/0.png"}
+
+
+def published(store: Store) -> list[str]:
+    """The files of all tables."""
+    made = (table for table, version in store.every_version().items() if version >= 0)
+    return sorted(file for table in made for file in store.delta(table).file_uris())
+
+
+@pytest.mark.parametrize("line", READERS, ids=lambda line: line.partition(" {")[0])
+def test_a_disk_that_fails_is_no_broken_picture(
+    taught_once: Store, tmp_path: Path, curator: Run, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    """It stops the command, which publishes nothing, counts no picture as broken, and goes on once the disk is back."""
+    shutil.copytree(taught_once.root, tmp_path / "world")
+    store = Store(tmp_path / "world" / "store")
+    for split, like in READ_FROM.items():
+        Image.open(store.root / like).save((store.root / like).with_name("new.bmp"))
+        add_images(store, str(store.root / like.partition("/")[0]), split)
+    if not line.startswith("label"):
+        labeling.label(store, "teacher")
+    building.build(store, "n", {"per_class": 20, "min_confidence": 0.1})
+    words = [*line.format(root=store.root).split(), "--store", store.path]
+    opened, state = os.open, published(store)
+
+    def failing(path: Any, *rest: Any, **named: Any) -> int:
+        if str(path).endswith("new.bmp"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return opened(path, *rest, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", failing)
+        failed = curator(*words)
+    assert failed.code == 2, failed
+    assert "new.bmp' cannot be read now (Input/output error)" in failed.err
+    assert "Traceback" not in failed.err
+    assert published(store) == state
+    assert not (store.root / "made").exists()
+    again = curator(*words)
+    assert again.code == 0, again.err
+    assert "new.bmp" not in again.err
+    assert published(store) != state or (store.root / "made").exists()
 
 
 READ_ONLY = """
