@@ -32,7 +32,7 @@ from fuzz import targets
 from fuzz.archives import header
 from fuzz.judge import Judge
 from fuzz.weights import Runs, small
-from fuzz.world import World
+from fuzz.world import SECRET, World
 
 from curator import configuration
 from curator.curation import building, manifests, usersql
@@ -87,6 +87,39 @@ def test_drawn_inputs_are_accepted_or_refused_and_leave_no_trace(world: World, t
     assert not world.changes()
     if target.writes:
         world.fresh()
+
+
+STATEMENTS = 30  # of which each takes a second and more
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_drawn_statements_in_the_sandbox(world: World, process: Run) -> None:
+    """As above for `curator sql`, through the whole command and the process of its own that answers."""
+    file, codes = world.given / "statement.sql", set()
+
+    @settings(
+        max_examples=STATEMENTS,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(targets.named("curator sql").strategy())
+    def cases(data: bytes) -> None:
+        file.write_bytes(data)
+        done = process("sql", "--file", file, "--timeout", 5, "--store", world.store.path)
+        codes.add(done.code)
+        assert done.code in (0, 2), done
+        assert not any("Traceback (most" in text for text in (done.out, done.err)), done
+        assert done.code == 0 or "mend: " in done.err, done
+        assert SECRET in data.decode("utf-8", "replace") or SECRET not in done.out + done.err, done
+
+    cases()
+    file.unlink()
+    assert codes == {0, 2}
+    assert not world.changes()
 
 
 def test_the_judge_sees_what_is_not_refused(world: World, tmp_path: Path) -> None:
