@@ -265,7 +265,7 @@ def test_command(store: Store, ids: dict[str, int], tmp_path: Path, curator: Cal
     answer = curator("quality", "audit", "--class", "cat", "--sheet", sheet, "--store", store.path)
     assert answer.code == 0, answer.err
     lines = sheet.read_text().splitlines()
-    assert lines[0] == "image_id,uri,class_name,confidence,decision,new_label,reviewer,reason"
+    assert lines[0] == "image_id,uri,generation,class_name,confidence,decision,new_label,reviewer,reason"
     assert len(lines) == 6
     # a person fills it in
     sheet.write_text("\n".join([lines[0], *(line.replace(",,,,", ",accept,,,", 1) for line in lines[1:4]), *lines[4:]]))

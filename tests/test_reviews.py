@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import Answer
 
@@ -16,6 +17,7 @@ from curator.curation import building
 from curator.decisions import reviews
 from curator.decisions.reviews import add_review, class_index
 from curator.errors import InputError
+from curator.generations.labels import import_labels
 from curator.schema import REVIEWS
 from curator.storage import additions
 from curator.storage.store import Store
@@ -165,10 +167,42 @@ def test_a_file_of_decisions_is_one_commit(
 
 def test_a_file_with_numbers_and_a_mark_of_order(store: Store, ids: dict[str, int], tmp_path: Path) -> None:
     """As Excel writes it: a byte order mark, and line ends of two characters."""
-    text = f"\ufeffimage_id,uri,decision\r\n{ids['a']},pool/b.jpg,accept\r\n,pool/c.jpg,skip\r\n"
+    text = f"\ufeffimage_id,uri,decision\r\n{ids['a']},pool/a.jpg,accept\r\n,pool/c.jpg,skip\r\n"
+    # and a long number as its cells show it
+    text += "9.99985E+17,pool/b.jpg,reject\r\n"
     (tmp_path / "d.csv").write_bytes(text.encode())
-    assert reviews.add_reviews(store, str(tmp_path / "d.csv")).recorded == 2
-    assert {row["image_id"] for row in store.rows("select * from reviews")} == {ids["a"], ids["c"]}
+    assert reviews.add_reviews(store, str(tmp_path / "d.csv")).recorded == 3
+    assert {row["image_id"] for row in store.rows("select * from reviews")} == {ids["a"], ids["b"], ids["c"]}
+
+
+def two_generations(store: Store, tmp_path: Path) -> None:
+    """pool/b.jpg is a cat in generation 0 and, by a later teacher, an owl."""
+    table = pa.table({"uri": ["pool/b.jpg"], "probs": pa.array([[0.1, 0.1, 0.8]], pa.list_(pa.float32()))})
+    pq.write_table(table, tmp_path / "g1.parquet")
+    import_labels(store, str(tmp_path / "g1.parquet"), 1, "later")
+
+
+def test_a_decision_is_on_the_label_that_was_seen(
+    store: Store, ids: dict[str, int], tmp_path: Path, curator: Callable[..., Answer]
+) -> None:
+    """A later teacher's labels came while a person looked at those of generation 0."""
+    two_generations(store, tmp_path)
+    file = listed(tmp_path / "d.csv", "uri,generation,decision\npool/b.jpg,0,accept\npool/a.jpg,,accept\n")
+    assert reviews.add_reviews(store, file).recorded == 2
+    rows = {row["image_id"]: row["generation"] for row in store.rows("select * from reviews")}
+    assert rows == {ids["b"]: 0, ids["a"]: 0}
+    accepted = store.rows(queries.compose(queries.steps(*queries.DECISIONS, "accepted"), "from accepted"))
+    assert {"image_id": ids["b"], "label": 0} in accepted  # and not class 2, which generation 1 gives it
+    call = ("review", "--image-id", ids["b"], "--decision", "accept", "--json", "--store", store.path)
+    assert curator(*call, "--generation", 0).json["generation"] == 0
+    assert curator(*call).json["generation"] == 1
+    for wrong in (2, -1, 2**70):
+        refused = curator(*call, "--generation", wrong)
+        assert refused.code == 2
+        assert f"has no label of generation {wrong}" in refused.err
+    file = listed(tmp_path / "e.csv", "uri,generation,decision\npool/b.jpg,7,accept\npool/a.jpg,new,accept\n")
+    with pytest.raises(InputError, match="has no label of generation 7, line 3: the generation 'new' is no number"):
+        reviews.add_reviews(store, file)
 
 
 def test_wrong_lines_are_named_and_nothing_is_written(store: Store, ids: dict[str, int], tmp_path: Path) -> None:
@@ -192,9 +226,16 @@ def test_wrong_lines_are_named_and_nothing_is_written(store: Store, ids: dict[st
         "line 6: a relabel needs a class",
         "line 7: there is no class 'caat'",
         "line 8: the image of line 2 again",
-        "line 9: there is no image x1",
+        "line 9: the image_id 'x1' is no number",
     ):
         assert said in caught.value.what
+    assert store.rows("select * from reviews") == []
+
+
+def test_a_line_whose_number_and_uri_are_two_images(store: Store, ids: dict[str, int], tmp_path: Path) -> None:
+    file = listed(tmp_path / "d.csv", f"image_id,uri,decision\n{ids['a']},pool/b.jpg,reject\n")
+    with pytest.raises(InputError, match=rf"line 2: image {ids['a']} is 'pool/a.jpg', not 'pool/b.jpg'"):
+        reviews.add_reviews(store, file)
     assert store.rows("select * from reviews") == []
 
 

@@ -43,10 +43,20 @@ def review(
     ] = None,
     file: Annotated[
         str | None,
-        typer.Option("--from", help="CSV of image_id or uri, decision, new_label, reviewer, reason.", metavar="FILE"),
+        typer.Option(
+            "--from", help="CSV of image_id or uri, generation, decision, new_label, reviewer, reason.", metavar="FILE"
+        ),
     ] = None,
     reviewer: Annotated[str | None, typer.Option(help="Who decides.", show_default="login name")] = None,
     reason: Annotated[str | None, typer.Option(help="Free text.")] = None,
+    generation: Annotated[
+        int | None,
+        typer.Option(
+            help="Whose label was judged.",
+            show_default="the newest of the image",
+            autocompletion=completion.generations,
+        ),
+    ] = None,
     store: StoreOption = DEFAULT_STORE,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -60,7 +70,7 @@ def review(
     from curator.storage.store import Store
 
     if file is not None:
-        if (image_id, decision, new_label, reason) != (None,) * 4:
+        if (image_id, decision, new_label, reason, generation) != (None,) * 5:
             raise InputError("--from takes the decisions from the file", "give the file, or one image and its decision")
         taken = reviews.add_reviews(Store(store), file, reviewer)
         counts = ", ".join(f"{number} {name}" for name, number in taken.decisions.items() if number)
@@ -71,7 +81,7 @@ def review(
         return
     if image_id is None or decision is None:
         raise InputError("no image and decision are given", "--image-id I --decision accept, or --from FILE.csv")
-    row = reviews.add_review(Store(store), image_id, decision, new_label, reviewer, reason)
+    row = reviews.add_review(Store(store), image_id, decision, new_label, reviewer, reason, generation)
     render.answer(row, json, f"{decision} of image {image_id} recorded")
 
 

@@ -28,7 +28,7 @@ from curator.storage.store import Store
 if TYPE_CHECKING:
     import deltalake
 
-COLUMNS = ("image_id", "uri", "decision", "new_label", "reviewer", "reason")
+COLUMNS = ("image_id", "uri", "generation", "decision", "new_label", "reviewer", "reason")
 Review = dict[str, Any]  # a row of the table
 _SHOWN = 10  # wrong rows that a message names
 
@@ -48,8 +48,9 @@ def add_review(
     new_label: str | None = None,
     reviewer: str | None = None,
     reason: str | None = None,
+    generation: int | None = None,
 ) -> Review:
-    """Records one decision on the newest label of an image.
+    """Records one decision on a label of an image.
 
     Args:
         store: The store.
@@ -58,20 +59,29 @@ def add_review(
         new_label: Class name or index, for a relabel.
         reviewer: Who decided; the user's login name by default.
         reason: Free text.
+        generation: Whose label was judged; the newest that labeled the image by default.
 
     Returns:
         The row that was written.
 
     Raises:
-        InputError: The image, decision or class is unknown, or a class is given where none belongs.
+        InputError: The image, its label, the decision or class is unknown, or a class is given where none belongs.
     """
     with closing(store.connect()) as con:
         classes = [row["class_name"] for row in queries.rows(con, "select class_name from classes order by label")]
         label = _judge(classes, decision, new_label)
-        found = _images(con, [{"line": 1, "image_id": str(image_id), "uri": ""}])
+        wanted = {"image_id": image_id, "generation": generation}
+        # what does not fit into 64 bits is as unknown as -1
+        fitting = {name: value if value is None or abs(value) < 2**63 else -1 for name, value in wanted.items()}
+        found = _images(con, [{"line": 1, "uri": "", **fitting}])
     if not found:
         raise InputError(f"there is no image {image_id}", 'curator sql "select image_id, uri from images limit 10"')
     known = found[0]
+    if generation is not None and known["generation"] is None:
+        raise InputError(
+            f"image {image_id} has no label of generation {generation}",
+            f"curator show MANIFEST --image-id {image_id} shows its labels; or leave --generation out",
+        )
     return record(store, image_id, known["generation"], decision, label, reviewer, reason, after=known["decided_at"])
 
 
@@ -124,8 +134,9 @@ def add_reviews(store: Store, file: str, reviewer: str | None = None) -> Taken:
 
     Args:
         store: The store.
-        file: A line of names, then one line per image: image_id or uri, decision, and where they are needed new_label,
-            reviewer and reason. Lines without a decision are passed over, and so are other columns.
+        file: A line of names, then one line per image: image_id or uri, decision, and where they are needed
+            generation, new_label, reviewer and reason. Lines without a decision are passed over, and so are other
+            columns.
         reviewer: Who decided, where a line does not say; the user's login name by default.
 
     Raises:
@@ -134,7 +145,7 @@ def add_reviews(store: Store, file: str, reviewer: str | None = None) -> Taken:
     given = _read(Path(file))
     filled = [row for row in given if row["decision"]]
     classes = store.classes()
-    problems: dict[int, str] = {}
+    problems = _read_numbers(filled)
     with closing(store.connect()) as con:
         images = _images(con, filled)
         found = {row["line"]: row for row in images}
@@ -148,8 +159,14 @@ def add_reviews(store: Store, file: str, reviewer: str | None = None) -> Taken:
         except InputError as error:
             problems[line] = error.what
             continue
+        if line in problems:
+            continue
         if known is None:
-            problems[line] = f"there is no image {row['image_id'] or row['uri']}"
+            problems[line] = f"there is no image {row['uri'] if row['image_id'] is None else row['image_id']}"
+        elif row["uri"] not in ("", known["uri"]):
+            problems[line] = f"image {known['image_id']} is '{known['uri']}', not '{row['uri']}'"
+        elif row["generation"] is not None and known["generation"] is None:
+            problems[line] = f"image {known['image_id']} has no label of generation {row['generation']}"
         elif known["image_id"] in seen:
             problems[line] = f"the image of line {seen[known['image_id']]} again"
         else:
@@ -239,17 +256,22 @@ def _check_names(file: Path, names: list[str]) -> None:
             raise InputError(f"'{file}' has a column '{name}'{meant}", mend)
 
 
+def _read_numbers(rows: list[dict[str, Any]]) -> dict[int, str]:
+    """Puts numbers, or None, for the texts of image_id and generation; returns what is wrong with lines."""
+    problems = {}
+    for row in rows:
+        for name in ("image_id", "generation"):
+            text, row[name] = row[name], number(row[name])
+            # a spreadsheet may have made 2.8E+18 of an id, which the uri beside it stands in for
+            if text and row[name] is None and (name == "generation" or not row["uri"]):
+                problems[row["line"]] = f"the {name} '{text}' is no number"
+    return problems
+
+
 def _images(con: Any, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The image of each line, with its newest generation; of lines that name none there is no row."""
-    numbers = [row["image_id"] for row in rows]
-    ids = [number(n) for n in numbers]
-    given = {
-        "line": pa.array([row["line"] for row in rows], pa.int64()),
-        "image_id": pa.array(ids, pa.int64()),
-        # a uri counts where no number is given
-        "uri": pa.array([None if row["image_id"] else row["uri"] for row in rows], pa.string()),
-    }
-    con.register("given", pa.table(given))
+    """The image of each line, with the generation that was judged; of lines that name none there is no row."""
+    columns = {"line": pa.int64(), "image_id": pa.int64(), "uri": pa.string(), "generation": pa.int64()}
+    con.register("given", pa.table({n: pa.array([row[n] for row in rows], kind) for n, kind in columns.items()}))
     return queries.rows(con, queries.text("review_images"))
 
 

@@ -167,12 +167,24 @@ def write_sheet(found: Audit, file: Path) -> None:
     Raises:
         InputError: The file exists, or cannot be written.
     """
-    columns = ["image_id", "uri", "class_name", "confidence", "decision", "new_label", "reviewer", "reason"]
+    columns = [
+        "image_id",
+        "uri",
+        "generation",
+        "class_name",
+        "confidence",
+        "decision",
+        "new_label",
+        "reviewer",
+        "reason",
+    ]
     try:
         with file.open("x", encoding="utf-8", newline="") as text:
             lines = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
             lines.writeheader()
-            lines.writerows(row | {"confidence": f"{row['confidence']:.4f}"} for row in found.open)
+            # the sample's generation, which need not be the newest when the decisions come back
+            same = {"generation": found.key.generation}
+            lines.writerows(row | same | {"confidence": f"{row['confidence']:.4f}"} for row in found.open)
     except OSError as error:
         why = "it exists" if isinstance(error, FileExistsError) else error.strerror
         raise InputError(f"'{file}' cannot be written ({why})", "name a new file with --sheet") from None

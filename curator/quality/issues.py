@@ -27,7 +27,8 @@ ORDERS = ("self-confidence", "margin")
 COLUMNS = (
     "image_id", "uri", "given", "given_class", "suggested", "suggested_class", "self_confidence", "margin", "confident",
 )  # fmt: skip
-TO_FILL = ("decision", "new_label")  # empty columns of the CSV file, for the person who looks at the images
+# More columns of the CSV file: whose label is judged, none for the labeled split, and what a person fills in.
+TO_FILL = ("generation", "decision", "new_label")
 _BATCH = 10_000
 
 
@@ -123,7 +124,7 @@ def find(
         if not sums["images"]:
             raise InputError("no image of the pool has labels of both generations", "curator label --model MODEL")
         if csv_file is not None:
-            _write(con, csv_file)
+            _write(con, csv_file, generation)
         return Issues(
             source,
             by,
@@ -179,7 +180,7 @@ def keep(con: duckdb.DuckDBPyConnection, name: str, steps: dict[str, str], final
     con.execute(query, queries.bind(con, query, values))
 
 
-def _write(con: duckdb.DuckDBPyConnection, file: Path) -> None:
+def _write(con: duckdb.DuckDBPyConnection, file: Path, generation: int | None) -> None:
     """All suspects as CSV; the file is there whole or not at all."""
     unfinished = file.with_name(file.name + ".unfinished")
     try:
@@ -187,7 +188,7 @@ def _write(con: duckdb.DuckDBPyConnection, file: Path) -> None:
             lines = csv.writer(out, lineterminator="\n")
             lines.writerow((*COLUMNS, *TO_FILL))
             for table in queries.batches(con, "select * from label_issues", _BATCH):
-                lines.writerows([*row.values(), *[""] * len(TO_FILL)] for row in table.to_pylist())
+                lines.writerows([*row.values(), generation, None, None] for row in table.to_pylist())
         unfinished.rename(file)
     except OSError as error:
         raise InputError(f"'{file}' cannot be written ({error.strerror})", "name another file") from None
