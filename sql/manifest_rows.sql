@@ -1,5 +1,6 @@
 -- Purpose: the rows of a manifest as a loader reads them. A hard target, and a class that a person gave, is a
---          one-hot soft label, so a reader needs no second rule.
+--          one-hot soft label, so a reader needs no second rule. The confidence that makes a target hard with 'auto' is
+--          one in the teacher's class: where the policy selected the image for another class, its target stays soft.
 -- Inputs:  selected (image_id, label, score, weight, copies), decisions, stored_labels, stored_images, stored_classes.
 -- Grain:   one row per selected image, ordered by label, then score, then image_id (the writer checks the order and
 --          drops the score).
@@ -21,6 +22,6 @@ left join decisions as d on d.image_id = s.image_id
 cross join lateral (
     select
         d.decision is not distinct from 'relabel' or $targets = 'hard'
-        or $targets = 'auto' and l.confidence >= $hard_from::FLOAT as hard
+        or $targets = 'auto' and l.confidence >= $hard_from::FLOAT and s.label = l.label as hard
 )
 order by s.label, s.score desc, s.image_id;

@@ -121,7 +121,7 @@ class Engine:
     def __init__(self) -> None:
         self.con = duckdb.connect(config={"threads": 1})
         self.con.execute("create table leaks (image_id BIGINT)")
-        self.con.execute("create table earlier (image_id BIGINT, label INT, copies INT, weight FLOAT)")
+        self.con.execute("create table earlier (image_id BIGINT, label INT, source VARCHAR, copies INT, weight FLOAT)")
 
     def close(self) -> None:
         self.con.close()

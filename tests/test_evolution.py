@@ -253,6 +253,17 @@ def test_a_changed_plan_is_refused(grown: tuple[Path, evolution.Evolution], tmp_
     assert "generation 0 was labeled by the model 'g0-plan'" in refused(store, 'name = "new"\n' + PLAN)
 
 
+def test_a_selection_that_is_taken_again_keeps_what_decides_how_often(bare: Path, tmp_path: Path) -> None:
+    """Near leaks that were let in are let in again, or others would be copied more."""
+    said = "per_class = 12\nnear_leaks = 'keep'\nfill = 'copies'\nmax_copies = 9\ntemperature = 2.0"
+    text = PLAN.replace("per_class = 12", said)
+    _, first, again = (g.options for g in plans.load(copy(bare, tmp_path), planned(tmp_path, text))[1])
+    kept = {"per_class": 12, "near_leaks": "keep", "fill": "copies", "max_copies": 9, "temperature": 2.0}
+    assert first.items() >= kept.items()
+    assert {name: again[name] for name in kept} == kept
+    assert again["policy"] == "images-of"
+
+
 def test_all_mistakes_of_a_plan_at_once(bare: Path, tmp_path: Path) -> None:
     text = """\
 title = "much is wrong"

@@ -114,6 +114,16 @@ def test_images_of_another_manifest(pool: Store, options: dict[str, Any]) -> Non
         i: (label, copies, weight) for i, (label, _, copies, weight) in has.items()
     }
     assert had != has, "the confidences of both teachers are the same"
+    # a confidence makes a target hard in the teacher's own class only
+    auto = building.build(pool, f"{name}-auto", again | options | {"targets": "auto", "hard_from": 0.5})
+    kinds = set()
+    labels = {row["image_id"]: row["label"] for row in pool.rows("from labels where generation = 1")}
+    for row in pq.read_table(auto.path, filters=[("source", "=", "pseudo")]).to_pylist():
+        top = labels[row["image_id"]]
+        kinds.add((row["confidence"] >= 0.5, top == row["label"], len(row["top_classes"]) == 1))
+        assert row["top_classes"][0] == top
+    assert kinds >= {(True, True, True), (True, False, False), (False, True, False)}
+    assert {kind for kind in kinds if kind[2]} == {(True, True, True)}
     assert explanation.explain(pool, built.name, min(has)).is_in
     assert all(verdict.ok for verdict in manifests.check(pool, built.name))
     with pytest.raises(InputError, match="and none is named") as caught:

@@ -186,5 +186,6 @@ def _said(selection: Selection) -> dict[str, Any]:
 
 def _again(options: dict[str, Any], manifest: str) -> dict[str, Any]:
     """Options that take the images of a manifest once more, each as often, with another generation's soft labels."""
-    kept = {name: options[name] for name in ("per_class", "fill", "max_copies", "temperature") if name in options}
+    names = ("per_class", "fill", "max_copies", "temperature", "near_leaks")
+    kept = {name: options[name] for name in names if name in options}
     return kept | {"policy": "images-of", "settings": {"manifest": manifest}, "min_confidence": 0.0}
