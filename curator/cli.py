@@ -38,7 +38,7 @@ from curator.commands import (  # noqa: F401 - importing registers the commands
     report,
     sql,
 )
-from curator.errors import CuratorError, DiskFull, interrupted
+from curator.errors import CuratorError, DiskFull, InputError, interrupted
 
 # typer brings its own copy of click, whose usage errors have no public name.
 UsageError: Any = typer.BadParameter.__mro__[1]
@@ -127,6 +127,8 @@ def _failed(error: CuratorError) -> int:
 def _mendable(error: Exception) -> CuratorError | None:
     """The environment's failures that reach us as exceptions of many libraries."""
     text = str(error)
+    if isinstance(error, UnicodeEncodeError):  # see queries.check_text
+        return InputError(f"{error.object!r} is not text in UTF-8", "give it in UTF-8")
     if isinstance(error, ModuleNotFoundError) and error.name in _TRAIN:
         return CuratorError(f"training and labeling need {error.name}, which is not installed", _INSTALL)
     if type(error).__name__ == "OutOfMemoryException" and "temp_directory" in text:

@@ -62,16 +62,25 @@ def bind(con: duckdb.DuckDBPyConnection, query: str, values: Mapping[str, Any]) 
     """Those of the values that the query names; DuckDB refuses any it does not.
 
     Raises:
-        InputError: A text among them is none: Python keeps what is no UTF-8 on a command line as lone surrogates.
+        InputError: A text among them is none.
     """
     wanted = con.extract_statements(query)[0].named_parameters
     for value in values.values():
         if isinstance(value, str):
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                raise InputError(f"{value!r} is not text in UTF-8", "give it in UTF-8") from None
+            check_text(value)
     return {name: value for name, value in values.items() if name in wanted}
+
+
+def check_text(text: str) -> None:
+    """Whether a text is one: Python keeps what is no UTF-8 on a command line as lone surrogates.
+
+    Raises:
+        InputError: It is none.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{text!r} is not text in UTF-8", "give it in UTF-8") from None
 
 
 def rows(con: duckdb.DuckDBPyConnection, query: str, /, **values: Any) -> list[dict[str, Any]]:

@@ -266,11 +266,16 @@ def test_sql_that_nests_too_deeply(store: Store, tmp_path: Path, expression: str
 # Names
 
 
-def test_names_that_are_no_text(store: Store, process: Run) -> None:
-    for command in ("show", "check"):
-        done = process(command, os.fsdecode(b"\xff"), "--store", store.path)
+def test_names_that_are_no_text(store: Store, ids: dict[str, int], process: Run) -> None:
+    review = ["review", "--image-id", ids["a"], "--decision", "accept"]
+    for command in (
+        *(["show"], ["check"], [*review, "--reason"], [*review, "--reviewer"], ["sql"]),
+        ["build-manifest", "m", "--per-class", 2, "--where"],
+    ):
+        done = process(*command, os.fsdecode(b"\xff"), "--store", store.path)
         assert (done.code, done.out) == (2, ""), done.err
         assert "is not text in UTF-8" in done.err
+    assert store.rows("from reviews") == []
 
 
 # Decisions

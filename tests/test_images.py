@@ -207,6 +207,28 @@ def test_listings_that_do_not_fit(tmp_path: Path, columns: dict[str, Any], said:
         add_images(store, listing(tmp_path / "l.parquet", **columns), "labeled", "folder", scan=False)
 
 
+def test_numbers_that_are_names_of_other_classes(tmp_path: Path, empty: Store) -> None:
+    """Folders 0 to 11 sort as text, so class "10" is number 2: a number in a column of numbers could be either."""
+    add_images(empty, tree(tmp_path / "d", {f"{i}/1.jpg": b"" for i in range(12)}), "labeled", scan=False)
+    assert empty.classes()[:4] == ["0", "1", "10", "11"]
+    file = listing(tmp_path / "l.parquet", uri=["h0", "h2"], label=[0, 2])
+    with pytest.raises(
+        InputError, match="label 2 may be the class '2', which is number 4, or the number of the class '10'"
+    ):
+        add_images(empty, file, "holdout", scan=False)
+    assert empty.rows("from images where split = 'holdout'") == []
+    assert (
+        add_images(empty, listing(tmp_path / "a.parquet", uri=["h0", "h1"], label=[0, 1]), "holdout", scan=False)[0]
+        == 2
+    )
+    named = listing(tmp_path / "n.parquet", uri=["h2"], class_name=["2"])
+    assert add_images(empty, named, "holdout", scan=False)[0] == 1
+    (tmp_path / "l.csv").write_text("uri,label\nh10,10\n")  # of a text file a name stands before a number
+    assert add_images(empty, str(tmp_path / "l.csv"), "holdout", scan=False)[0] == 1
+    rows = empty.rows("select uri, class_name from images where split = 'holdout'")
+    assert all(row["uri"] == f"h{row['class_name']}" for row in rows)
+
+
 def test_repeats_and_labels_of_the_pool(tmp_path: Path, empty: Store) -> None:
     file = listing(tmp_path / "l.parquet", uri=["a", "b", "a"], label=["x", "y", "x"], split=["unlabeled"] * 3)
     done = add_images(empty, file, None, scan=False)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pools import Case, Engine, Image, cases, f32
 
+from curator import queries
 from curator.curation import policies
 
 
@@ -252,6 +253,20 @@ def test_stratified(engine: Engine, case: Case, bins: int) -> None:
         assert sum(taken.values()) == min(case.per_class, len(images))
         for b, number in taken.items():
             assert number == len(strata[label, b]) or number >= max(taken.values()) - 1
+
+
+def test_stratified_has_no_bin_below_the_threshold(engine: Engine) -> None:
+    """With --calibrated and --accepted there are candidates of lower confidence: they are in the first bin."""
+    policy = policies.load("stratified")
+    candidates = "select i as image_id, 0 as label, [0.1, 0.2, 0.5, 0.9][i] as confidence from range(1, 5) as t (i)"
+    query = queries.compose({"candidates": candidates, "policy": policy.text}, "from policy")
+    rows = queries.rows(engine.con, query, min_confidence=0.4, seed=0, bins=2)
+    assert sorted((row["image_id"] == 4, row["score"]) for row in rows) == [
+        (False, -3),
+        (False, -2),
+        (False, -1),
+        (True, -1),
+    ]
 
 
 @given(case=cases())

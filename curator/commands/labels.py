@@ -81,8 +81,10 @@ def review(
         return
     if image_id is None or decision is None:
         raise InputError("no image and decision are given", "--image-id I --decision accept, or --from FILE.csv")
-    row = reviews.add_review(Store(store), image_id, decision, new_label, reviewer, reason, generation)
-    render.answer(row, json, f"{decision} of image {image_id} recorded")
+    there = Store(store)
+    row = reviews.add_review(there, image_id, decision, new_label, reviewer, reason, generation)
+    to = "" if row["new_label"] is None else f" to '{there.classes()[row['new_label']]}'"
+    render.answer(row, json, f"{decision} of image {image_id}{to} recorded")
 
 
 @app.command()

@@ -13,6 +13,7 @@ from typing import Any
 
 import duckdb
 
+from curator import queries
 from curator.errors import InputError, some, suggestion
 
 WHERE_MEND = "give one boolean expression, e.g. --where \"width >= 64 and uri like 'pool/%'\""
@@ -48,6 +49,7 @@ def check_expression(
         InputError: A syntax error, more than one expression or statement, a placeholder, an unknown column, a function
             such as random() that gives another answer each time, or a subquery that reads something else.
     """
+    queries.check_text(expression)
     with _not_too_deep("--where"):
         tree = _expression(con, expression)
         nodes = list(_nodes(tree))

@@ -264,7 +264,7 @@ def _read_numbers(rows: list[dict[str, Any]]) -> dict[int, str]:
             text, row[name] = row[name], number(row[name])
             # a spreadsheet may have made 2.8E+18 of an id, which the uri beside it stands in for
             if text and row[name] is None and (name == "generation" or not row["uri"]):
-                problems[row["line"]] = f"the {name} '{text}' is no number"
+                problems[row["line"]] = f"the {name} '{text[:40]}' is no number"
     return problems
 
 

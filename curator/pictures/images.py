@@ -233,6 +233,18 @@ def _resolve_classes(con: duckdb.DuckDBPyConnection, known: list[str]) -> list[s
         raise InputError(
             f"label and class_name name different classes for: {named}", "correct them, or leave one of the columns out"
         )
+    doubtful = con.execute(
+        "select n.label, k.label, i.class_name from incoming as n"
+        " join known_classes as k on k.class_name = n.label::VARCHAR join known_classes as i on i.label = n.label"
+        " where n.class_name is null and k.label <> n.label order by position limit 1"
+    ).fetchall()
+    if doubtful:
+        number, other, name = doubtful[0]
+        raise InputError(
+            f"the label {number} may be the class '{number}', which is number {other}, or the number of the class "
+            f"'{name}'",
+            "name the classes in a column class_name instead",
+        )
     con.execute("update incoming set label = k.label from known_classes as k where k.class_name = incoming.class_name")
     con.unregister("known_classes")
     return new

@@ -414,7 +414,8 @@ def read_class_file(file: Path) -> list[str]:
         InputError: The file is missing or not text.
     """
     try:
-        lines = file.read_text("utf-8-sig").splitlines()
+        # not splitlines, which takes U+0085 and others in a name for the end of a line
+        lines = file.read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"the class file '{file}' cannot be read ({error})", "give a text file, one name a line"

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
+from curator import queries
 from curator.errors import InputError
 from curator.storage import bucket
 
@@ -72,6 +73,7 @@ def ask(
     """
     if not 0 < time_limit_s <= _LONGEST_S:
         raise InputError(f"--timeout {time_limit_s:g} is no time limit", "give the seconds, e.g. --timeout 60")
+    queries.check_text(query)
     asked = {
         "store": store.place.absolute, "query": query, "memory": memory_limit, "seconds": time_limit_s,
         "rows": rows, "size": size, "patience": bucket.patience(),

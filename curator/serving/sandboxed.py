@@ -40,6 +40,7 @@ _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 _BATCH = 10_000
 # What the process may take beside the memory limit: readers' buffers, stacks of threads, and Python itself.
 _BESIDE = 256 * 2**20
+_LEAST = 16 * 2**20
 _BESIDE_CORE = 16 * 2**20
 _LONGEST_MESSAGE = 2000
 
@@ -103,7 +104,7 @@ def open_sandbox(store: Store, memory_limit: str = MEMORY_LIMIT) -> Iterator[duc
     """A connection that sees the views and one view for each manifest, and no file.
 
     Raises:
-        InputError: The memory limit is no size.
+        InputError: The memory limit is no size, or too small for any question.
     """
     # Without a folder for temporary files, DuckDB would spill to .tmp in the current folder.
     con = duckdb.connect(
@@ -132,9 +133,16 @@ def open_sandbox(store: Store, memory_limit: str = MEMORY_LIMIT) -> Iterator[duc
         con.execute("set timezone = 'UTC'")
         con.execute("set enable_progress_bar = false")  # it goes to standard output, where the answer belongs
         try:
-            con.execute("set memory_limit = $limit", {"limit": memory_limit})
+            # to DuckDB a negative size is none: no limit
+            con.execute("set memory_limit = $limit", {"limit": memory_limit.replace("-", "minus ")})
         except duckdb.Error as error:
             raise InputError(f"--memory {memory_limit} is no size ({error})", "give e.g. --memory 4GB") from None
+        try:
+            enough = _memory(con) >= _LEAST
+        except duckdb.OutOfMemoryException:  # of this question, too
+            enough = False
+        if not enough:
+            raise InputError(f"--memory {memory_limit} is below {_LEAST >> 20} MiB", "give e.g. --memory 4GB")
         con.execute(f"set threads = {os.cpu_count() or 1}")
         con.execute("set lock_configuration = true")
         con.execute("begin transaction read only")

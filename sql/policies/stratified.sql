@@ -1,5 +1,6 @@
 -- Purpose: equal shares over confidence: the range from the threshold to 1 is cut into $bins bins of one width, and a
---          class takes one image of each bin in turn until the quota is full. Inside a bin the order is drawn.
+--          class takes one image of each bin in turn until the quota is full. Inside a bin the order is drawn. What
+--          --calibrated or --accepted let in from below the threshold is in the first bin.
 -- Source:  Stratified sampling with equal allocation, e.g. Cochran, "Sampling techniques", 1977, chapter 5. For studies
 --          of which confidences help; study 4 of Xie et al. (CVPR 2020) samples by bin of confidence.
 -- Inputs:  candidates.
@@ -13,7 +14,7 @@ from (
         row_number() over (
             partition by
                 label,
-                least(floor((confidence - $min_confidence) / (1 - $min_confidence) * $bins), $bins - 1)
+                greatest(0, least(floor((confidence - $min_confidence) / (1 - $min_confidence) * $bins), $bins - 1))
             order by md5_number_lower(image_id || '/' || $seed), image_id
         ) as turn
     from candidates
