@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -161,6 +162,31 @@ def test_an_option_younger_than_a_manifest_counts_as_its_default(store: Store) -
     assert building.build(store, "older", {"per_class": 3}).sha256 == built.sha256
     with pytest.raises(InputError, match="max_copies None -> 2"):
         building.build(store, "older", {"per_class": 3, "max_copies": 2})
+
+
+@pytest.mark.parametrize("value", [None, 3])
+def test_an_option_of_a_later_release(store: Store, curator: Callable[..., Answer], value: int | None) -> None:
+    """Where nobody gave it, it changes nothing; where somebody did, nobody can say what the rows are."""
+    built = building.build(store, "m", {"per_class": 3})
+    row = store.rows("select * from manifests")[0] | {"name": "later", "path": "manifests/later"}
+    lineage = json.loads(row["lineage"])
+    lineage["parameters"]["novel"] = value
+    shutil.copytree(built.path, store.path / "manifests" / "later")
+    rows = pa.Table.from_pylist([row | {"lineage": json.dumps(lineage)}], MANIFESTS.schema)
+    additions.append(store, "manifests", rows)
+    assert curator("manifests", "--store", store.path).code == 0
+    for command in (
+        *(["show", "later"], ["check", "later"], ["show", "later", "--image-id", built.rows], ["diff", "m", "later"]),
+        *(["build-manifest", "n", "--as-of", "later"], ["doctor"], ["check"]),
+    ):
+        done = curator(*command, "--store", store.path)
+        assert "Traceback" not in done.err
+        if value is None:
+            assert "novel" not in done.err + done.out, command
+        else:
+            assert done.code == (1 if command == ["doctor"] else 2), command
+            told = "the manifest 'later' was built with an option that this version does not know: novel"
+            assert told in done.err + done.out, command
 
 
 def test_the_same_policy_said_again_keeps_its_settings(store: Store) -> None:

@@ -34,6 +34,18 @@ def test_as_of_takes_the_options_that_are_not_given(
     assert "curator build-manifest NEW --as-of first" in answer.err
 
 
+def test_as_of_with_a_rule_that_is_taken_back(
+    store: Store, ids: dict[str, int], curator: Callable[..., Answer]
+) -> None:
+    add_review(store, ids["h"], "accept")
+    common = ("--per-class", 3, "--min-confidence", 0.55, "--store", store.path, "--json")
+    plain = curator("build-manifest", "plain", *common).json
+    trusting = curator("build-manifest", "trusting", "--accepted", "--dedup", *common).json
+    assert trusting["sha256"] != plain["sha256"]
+    call = ("build-manifest", "again", "--as-of", "trusting", "--no-accepted", "--no-dedup", "--store", store.path)
+    assert curator(*call, "--json").json["sha256"] == plain["sha256"]
+
+
 def test_the_quota_has_no_default(store: Store, curator: Callable[..., Answer]) -> None:
     answer = curator("build-manifest", "--store", store.path)
     assert answer.code == 2

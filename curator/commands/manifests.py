@@ -39,12 +39,17 @@ def build_manifest(
     max_copies: Annotated[int | None, typer.Option(help="Most copies of one image.")] = None,
     where: Annotated[str | None, typer.Option(help="SQL expression over labels and images.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of policies that draw.")] = 0,
-    dedup: Annotated[bool, typer.Option("--dedup", help="Keep one of images that repeat each other.")] = False,
+    dedup: Annotated[
+        bool, typer.Option("--dedup/--no-dedup", help="Keep one of images that repeat each other.")
+    ] = False,
     accepted: Annotated[
-        bool, typer.Option("--accepted", help="Take what reviewers accepted or relabeled first, at any confidence.")
+        bool,
+        typer.Option(
+            "--accepted/--no-accepted", help="Take what reviewers accepted or relabeled first, at any confidence."
+        ),
     ] = False,
     calibrated: Annotated[
-        bool, typer.Option("--calibrated", help="Compare calibrated confidences with --min-confidence.")
+        bool, typer.Option("--calibrated/--no-calibrated", help="Compare calibrated confidences with --min-confidence.")
     ] = False,
     near_leaks: Annotated[str, typer.Option(help="drop or keep what a scan found near the holdout.")] = "drop",
     as_of: Annotated[

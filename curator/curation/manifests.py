@@ -168,16 +168,21 @@ def _lineage(name: str, text: str) -> dict[str, Any]:
     """A lineage; in one from before a table was thought of, the selection read that as if it were empty.
 
     Raises:
-        InputError: It is not what a build writes.
+        InputError: It is not what a build writes, or a later release's, with an option that is not known here.
     """
     try:
         lineage: dict[str, Any] = json.loads(text)
         lineage["tables"] = dict.fromkeys(selection.INPUTS, ABSENT) | lineage["tables"]
-        quota = lineage["parameters"]["per_class"]
+        options = lineage["parameters"]
+        lineage["parameters"] = {key: value for key, value in options.items() if key in DEFAULTS or value is not None}
+        quota = options["per_class"]
         [0 < each["eligible"] < quota for each in lineage["classes"] if each["class_name"]]
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         what = f"the lineage of the manifest '{name}' is damaged"
         raise InputError(what, "restore the table manifest_table from a backup") from None
+    if strange := sorted(lineage["parameters"].keys() - DEFAULTS.keys()):
+        what = f"the manifest '{name}' was built with an option that this version does not know: {some(strange)}"
+        raise InputError(what, "update curator: a later one wrote it")
     return lineage
 
 
