@@ -97,6 +97,13 @@ def test_far_from_every_class(mixed: Store, tmp_path: Path) -> None:
     assert max(row["cosine"] for row in nearest) < 0.2
 
 
+@pytest.mark.parametrize("command", ["domain", "calibration"])
+@pytest.mark.parametrize("least", ["nan", "-0.1", "1.1"])
+def test_what_is_no_confidence(mixed: Store, curator: Callable[..., Answer], command: str, least: str) -> None:
+    done = curator("quality", command, "--min-confidence", least, "--store", mixed.path)
+    assert (done.code, "is not in [0, 1]" in done.err) == (2, True), done.err
+
+
 def test_command(mixed: Store, curator: Callable[..., Answer]) -> None:
     answer = curator("quality", "domain", "--json", "--store", mixed.path)
     assert answer.code == 0, answer.err

@@ -1,10 +1,12 @@
 """What a run would take: steps and images of each phase as training has them, and time from real steps."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import Answer
 from pictures import judged
 from torch import nn
 
@@ -122,6 +124,13 @@ def test_what_does_not_fit_is_not_measured(world: Store, monkeypatch: pytest.Mon
 def test_what_training_refuses(world: Store, recipe: str, manifest: str, changes: list[str], told: str) -> None:
     with pytest.raises(InputError, match=told):
         estimate.estimate(world, recipe, manifest, changes)
+
+
+def test_a_name_that_training_refuses(world: Store, curator: Callable[..., Answer]) -> None:
+    call = ("train", "--recipe", recipe_of(world), "--name", "two words", "--store", world.path)
+    for more in ((), ("--dry-run",)):
+        done = curator(*call, *more)
+        assert (done.code, "two words" in done.err) == (2, True), done.err
 
 
 def test_a_store_without_classes(tmp_path: Path) -> None:

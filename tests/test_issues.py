@@ -265,6 +265,8 @@ def test_the_command(judged: Store, curator: Callable[..., Answer], tmp_path: Pa
 
 
 def test_nothing_to_judge_by(judged: Store) -> None:
+    with pytest.raises(InputError, match="--run is of the labeled split"):
+        issues.find(judged, run="r", generation=0)
     with pytest.raises(InputError, match="trained without it"):
         issues.find(Store.create(judged.path.parent / "other", NAMES))
     with pytest.raises(InputError, match="no run of folds 'q': no image") as told:

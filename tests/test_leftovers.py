@@ -200,6 +200,10 @@ def test_the_command(store: Store, curator: Run) -> None:
     text = curator("gc", "--store", store.path, "--older-than", "0s").out
     assert "1 file, 7 bytes; curator gc --delete --older-than 0s --alone removes it, where nothing else uses" in text
     assert "1 file is none of curator's and stays: notes.txt" in text
+    (store.path / "notes.txt").rename(store.path / "a\n\x1b[2Jb.txt")
+    text = curator("gc", "--store", store.path, "--older-than", "0s").out
+    assert "stays: a\\n\\x1b[2Jb.txt" in text
+    (store.path / "a\n\x1b[2Jb.txt").rename(store.path / "notes.txt")
     assert "--unfinished gives it up" in text
     text = curator("gc", "--store", store.path, "--older-than", "0s", "--unfinished").out
     assert "; curator gc --delete --unfinished --older-than 0s --alone removes them, where" in text

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app
-from curator.errors import plural
+from curator.errors import plural, printable
 from curator.reports import render
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _text(document: dict[str, Any], delete: bool, unfinished: bool, again: str) 
     from curator.upkeep.leftovers import UNFINISHED
 
     number = document["removed" if delete else "would_remove"]
-    rows = [kind | {"examples": ", ".join(kind["examples"])} for kind in document["kinds"]]
+    rows = [kind | {"examples": printable(", ".join(kind["examples"]))} for kind in document["kinds"]]
     parts = [render.table(rows)] if rows else []
     files, bytes_ = plural(number, "file"), plural(document["bytes"], "byte")
     said = f"{'removed' if delete else 'nothing references'} {number} {files}, {document['bytes']} {bytes_}"
@@ -89,7 +89,7 @@ def _text(document: dict[str, Any], delete: bool, unfinished: bool, again: str) 
     if not unfinished and any(kind["kind"] in UNFINISHED for kind in document["kinds"]):
         parts.append("unfinished work is kept: the same command goes on from it; --unfinished gives it up")
     if unknown := document["kept_unknown"]["files"]:
-        examples = ", ".join(document["kept_unknown"]["examples"])
+        examples = printable(", ".join(document["kept_unknown"]["examples"]))
         are = plural(unknown, "file is none of curator's and stays", "files are none of curator's and stay")
         parts.append(f"{unknown} {are}: {examples}")
     return "\n".join(parts)

@@ -60,8 +60,11 @@ def train(
     source = None if pack == "none" else pack
     if dry_run:
         from curator.commands.recipes import answer_estimate
+        from curator.names import check_name
         from curator.runs import estimate
 
+        if name is not None:
+            check_name("model", name)
         answer_estimate(estimate.estimate(Store(store), recipe, manifest, change, source, device), json)
         return
     from curator import progress

@@ -124,4 +124,14 @@ class Parameters:
         return {name: value for name, value in self.values.items() if value != DEFAULTS[name]}
 
 
+def check_confidence(least: float) -> None:
+    """Whether a number can be a confidence to compare others with; nothing is above 1.
+
+    Raises:
+        InputError: It cannot.
+    """
+    if not 0 <= least <= 1:
+        raise InputError(f"--min-confidence {least} is not in [0, 1]", "give e.g. --min-confidence 0.3")
+
+
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(Parameters)} | {"settings": {}}

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from curator import queries
 from curator.curation.account import wilson
+from curator.curation.parameters import check_confidence
 from curator.errors import InputError, absent, some, suggestion
 from curator.schema import CALIBRATIONS
 from curator.storage import additions
@@ -169,8 +170,9 @@ def calibrate(
         dry_run: Whether to store nothing.
 
     Raises:
-        InputError: The model has not labeled the holdout.
+        InputError: The model has not labeled the holdout, or the confidence is none.
     """
+    check_confidence(min_confidence)
     with closing(store.connect()) as con:
         name, generation = _model(con, model)
         steps = queries.steps(*queries.TRUSTED)

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from curator import queries
 from curator.curation import selection
+from curator.curation.parameters import check_confidence
 from curator.storage.store import Store
 
 if TYPE_CHECKING:
@@ -65,8 +66,9 @@ def domain(
         limit: Most images.
 
     Raises:
-        InputError: The generation is unknown, or there is none.
+        InputError: The generation is unknown, or there is none, or the confidence is none.
     """
+    check_confidence(min_confidence)
     with closing(store.connect()) as con:
         generation = selection.generation(con, generation)
         usual, usual_of = _usual(con, generation)

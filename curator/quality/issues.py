@@ -86,11 +86,14 @@ def find(
         csv_file: File to write all suspects to; it must not be there yet.
 
     Raises:
-        InputError: There are no such probabilities, or the file exists.
+        InputError: There are no such probabilities, both a run and a generation are given, or the file exists.
     """
     for option, value, known in (("--by", by, METHODS), ("--order", order, ORDERS)):
         if value not in known:
             raise InputError(f"{option} {value} is unknown{suggestion(value, known)}", f"{option} {' or '.join(known)}")
+    if run is not None and generation is not None:
+        what = "--run is of the labeled split, and --generation of the pool"
+        raise InputError(what, "leave one of them out")
     if csv_file is not None and csv_file.exists():
         raise InputError(f"'{csv_file}' exists", "name a file that is not there yet")
     with closing(store.connect()) as con:
