@@ -364,7 +364,7 @@ def _unsound(parameters: Parameters, error: Exception, policy: bool = False) -> 
     if parameters.policy_sql is not None:
         return InputError(
             f"the policy {parameters.policy} cannot be computed: {told}",
-            "correct it; its inputs and outputs are described in docs/selection.md",
+            "correct it; its inputs and outputs are described in docs/policy.md",
         )
     if parameters.where is not None:
         return InputError(
