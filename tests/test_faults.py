@@ -169,6 +169,7 @@ def published(store: Store) -> list[str]:
     return sorted(file for table in made for file in store.delta(table).file_uris())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("line", READERS, ids=lambda line: line.partition(" {")[0])
 def test_a_disk_that_fails_is_no_broken_picture(
     taught_once: Store, tmp_path: Path, curator: Run, monkeypatch: pytest.MonkeyPatch, line: str
