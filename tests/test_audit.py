@@ -267,6 +267,7 @@ def test_command(store: Store, ids: dict[str, int], tmp_path: Path, curator: Cal
     lines = sheet.read_text().splitlines()
     assert lines[0] == "image_id,uri,generation,class_name,confidence,decision,new_label,reviewer,reason"
     assert len(lines) == 6
+    assert [line.split(",")[2] for line in lines[1:]] == ["0"] * 5  # whose labels were drawn from
     # a person fills it in
     sheet.write_text("\n".join([lines[0], *(line.replace(",,,,", ",accept,,,", 1) for line in lines[1:4]), *lines[4:]]))
     taken = curator("review", "--from", sheet, "--json", "--store", store.path).json

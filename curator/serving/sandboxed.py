@@ -40,8 +40,8 @@ _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 _BATCH = 10_000
 # What the process may take beside the memory limit: readers' buffers, stacks of threads, and Python itself.
 _BESIDE = 256 * 2**20
-_LEAST = 16 * 2**20
 _BESIDE_CORE = 16 * 2**20
+_LEAST = 16 * 2**20  # a memory limit with which DuckDB can answer anything
 _LONGEST_MESSAGE = 2000
 
 
