@@ -26,10 +26,9 @@ from curator.schema import TABLES
 from curator.serving.server import STORE
 from curator.serving.situation import option
 from curator.storage import bucket
-from curator.storage.store import ABSENT, Store
+from curator.storage.store import Look, Store
 
 if TYPE_CHECKING:
-    import deltalake
     import duckdb
 
 MEMORY = "400MB"
@@ -70,9 +69,8 @@ class Live:
         bucket.patience(_PATIENCE_S)
         self.store = Store(path)
         self._turn, self._views = threading.Lock(), threading.Lock()
-        self._pool = ThreadPoolExecutor(len(TABLES) + 1, "follow")  # they wait, each for one table
-        self._tables: dict[str, deltalake.DeltaTable] = {}  # open
-        self._versions = self._settle()
+        self._pool = ThreadPoolExecutor(1, "follow")
+        self._looks = self._settle()
         self._con, self._taken = self._connect(), 0
         self._known = dt.datetime.now(dt.UTC)
         self._looked = time.monotonic()
@@ -101,25 +99,23 @@ class Live:
 
     def refresh(self) -> None:
         """Turns to the newest versions now."""
-        if self._newest() != self._versions:
-            self._settle()
-            for name, opened in self._tables.items():
-                self.take_in(name, opened)
+        if self._newest() != self._looks:
+            for name, look in self._settle().items():
+                self.take_in(name, look)
             self._renew()
         self._known = dt.datetime.now(dt.UTC)
 
-    def take_in(self, name: str, opened: deltalake.DeltaTable) -> None:
-        """Turns to a table as somebody has it open, who may just have written to it, if that is newer."""
+    def take_in(self, name: str, look: Look) -> None:
+        """Turns to a table as somebody sees it, who may just have written to it, if that is newer."""
         with self._views:
-            version = opened.version()
-            if version > self._versions[name]:
-                self.store.view(self._con, name, version, opened)
-                self._versions[name] = version
+            if look.version > self._looks[name].version:
+                self.store.view(self._con, name, look)
+                self._looks[name] = look
                 self._taken += 1
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
-        """A connection with views of the tables as they are open."""
-        con = self.store.connect(self._versions, self._tables)
+        """A connection with views of the tables as they were seen."""
+        con = self.store.connect(looks=self._looks)
         con.execute(f"set memory_limit = '{MEMORY}'")
         # Files of the store never change, and reading their footers again takes longer than a page of the gallery.
         # Global, for else the cursors would not have it.
@@ -129,12 +125,11 @@ class Live:
     def _renew(self) -> None:
         """Connects anew after many changes: footers of files that are gone would stay until DuckDB's memory is full."""
         with self._views:
-            # one who just wrote may be ahead of the tables as they are open here
-            if self._taken >= _TAKEN and all(t.version() == self._versions[name] for name, t in self._tables.items()):
+            if self._taken >= _TAKEN:
                 self._con, self._taken = self._connect(), 0  # whoever asks the old one keeps it till then
 
-    def _settle(self) -> dict[str, int]:
-        """The versions of all tables at one moment: between two looks that found the same."""
+    def _settle(self) -> dict[str, Look]:
+        """All tables at one moment: between two looks that found the same."""
         found = self._newest()
         for _ in range(_LOOKS):
             before, found = found, self._newest()
@@ -142,22 +137,13 @@ class Live:
                 break
         return found
 
-    def _newest(self) -> dict[str, int]:
-        """The newest version of each table, all of which are asked for at once."""
-        return dict(zip(TABLES, self._pool.map(self._newest_of, TABLES), strict=True))
-
-    def _newest_of(self, name: str) -> int:
-        opened = self._tables.get(name)
-        if opened is not None:
-            self.store.follow(name, opened)
-        elif self.store.has(name):
-            opened = self._tables[name] = self.store.delta(name)
-        return ABSENT if opened is None else opened.version()
+    def _newest(self) -> dict[str, Look]:
+        return self.store.look_at(dict.fromkeys(TABLES))
 
     def state(self, *passing: str) -> tuple[tuple[str, int], ...]:
         """What an answer depends on: the versions of all tables but reviews and metrics, unless these are named."""
-        kept = self._versions
-        return tuple((name, kept[name]) for name in TABLES if name not in PASSING or name in passing)
+        kept = self._looks
+        return tuple((name, kept[name].version) for name in TABLES if name not in PASSING or name in passing)
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A connection of its own to the same views, for one thread; temporary relations are its own too."""

@@ -99,7 +99,7 @@ def _judging() -> None:
     """The image, and the keys: what a key reruns."""
     turn = turns.now()
     try:
-        live().take_in("reviews", turn.session.table)  # one's own decisions are there at once
+        live().take_in("reviews", turn.session.seen)  # one's own decisions are there at once
         if turn.said:
             st.warning(plain(turn.said, 500), icon=":material/info:")
             turn.said = ""

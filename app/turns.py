@@ -162,7 +162,7 @@ def _listing(choices: tuple[Any, ...], before: Turn | None) -> Turn:
             listed = _queue(state, str(there.store.place), label, chosen)
         generation = listed.generation
     session = Session(there.store, listed.rows, generation, before.session.made if before else ())
-    there.take_in("reviews", session.table)
+    there.take_in("reviews", session.seen)
     if mode == QUEUE and session.next_open() is None and not listed.complete:  # a kept list, and all is decided
         _queue.clear(state, str(there.store.place), label, chosen)
         listed = _queue(state, str(there.store.place), label, chosen)

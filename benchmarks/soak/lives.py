@@ -1,4 +1,4 @@
-"""The processes of a soak that live long: a loader, a labeler, a reader, and the app with its visitors.
+"""The processes of a soak that live long: a loader, a labeler, readers, and the app with its visitors.
 
 python lives.py ROLE FOLDER --> a line for each turn, until FOLDER/stop is there
 curator app <--sessions of its protocol-- Visitor
@@ -7,6 +7,7 @@ curator app <--sessions of its protocol-- Visitor
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 PAUSE_S = 1.0  # between two turns
+# What docs/limits.md tells who keeps a process of their own for long; the app has it by itself.
+ONE_ARENA = {"MALLOC_ARENA_MAX": "1", "_RJEM_MALLOC_CONF": "narenas:1"}
 QUERY = "select class_name, count(*) as n from labels group by all order by all"
 
 
@@ -66,6 +69,7 @@ ROLES: dict[str, Callable[[Path, Callable[[], bool]], None]] = {
     "loader": load_passes,
     "labeler": label_new,
     "reader": read_again,
+    "reader, one arena": read_again,
 }
 
 
@@ -147,7 +151,8 @@ class Lives:
             for name in ROLES:
                 out, err = (held.enter_context((self.log / f"{name}.{kind}").open("wb")) for kind in ("out", "err"))
                 command = [sys.executable, __file__, name, str(self.folder)]
-                started[name] = subprocess.Popen(command, stdout=out, stderr=err)
+                given = os.environ | (ONE_ARENA if "one arena" in name else {})
+                started[name] = subprocess.Popen(command, stdout=out, stderr=err, env=given)
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))
                 port = str(free.getsockname()[1])

@@ -5,7 +5,7 @@
     then fresh ones of the same kind, while the commands go on --> the same figures, without what an hour leaves
     at the end: everything that was acknowledged is there exactly once; curator check, curator doctor
 
-Long-lived are: a loader that makes pass after pass, a labeler, a reader that connects again and again, and the app, of
+Long-lived are: a loader that makes pass after pass, a labeler, readers that connect again and again, and the app, of
 which sessions ask for pages and for SQL. `make bench-soak`
 """
 
@@ -109,7 +109,8 @@ def report(
         f"# A soak\n\n{began}, {os.cpu_count()} cores, {memory:.0f} GiB, load {os.getloadavg()[2]:.0f} at the end; "
         f"{minutes[0]:g} minutes, then {minutes[1]:g} with fresh processes. `make bench-soak`\n\n**{verdict}**\n\n"
         "One store, and at once: commands in loops, each a process of its own; a loader that makes pass after pass, a "
-        "labeler, a reader that connects again and again, and the app, each visit a new session.\n\n"
+        "labeler, readers that connect again and again, and the app, each visit a new session. There are two readers, "
+        "and the allocators of one have one arena each, as docs/limits.md tells and as those of the app have.\n\n"
         f"## Growth\n\nOne sample each {EVERY_S:g} seconds. The slope is that of a line through the means of "
         f"{growth.BLOCKS} blocks of the last half, with its 95 % interval. A figure rises if the whole interval is "
         f"above 0 and half an hour of it adds more than {growth.SHARE:.0%} of the mean over that half. The store grows "

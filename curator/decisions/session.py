@@ -17,7 +17,7 @@ from curator.decisions.reviews import Review, login, record
 from curator.errors import InputError, StoreError
 from curator.schema import DECISIONS, REVIEWS
 from curator.storage.delta import paths_of
-from curator.storage.store import Store
+from curator.storage.store import Look, Store
 
 
 class Made(NamedTuple):
@@ -47,7 +47,6 @@ class Session:
     Attributes:
         image_ids: The images.
         latest: The latest review of each image that has any.
-        table: The table of reviews, as far as it was read.
         made: The decisions of the session that are not undone, in their order.
     """
 
@@ -58,10 +57,15 @@ class Session:
         self.image_ids = list(image_ids)
         self.latest: dict[int, Review] = {}
         self.made = list(made)
-        self.table = store.delta("reviews")
+        self._table = store.delta("reviews")
         self._read: set[str] = set()
         self._wanted = pc.field("image_id").isin([*self.image_ids, *(each.row["image_id"] for each in self.made)])
         self.follow()
+
+    @property
+    def seen(self) -> Look:
+        """The table of reviews as far as it was read."""
+        return Look.at(self._table)
 
     def follow(self) -> None:
         """Takes in what was decided in the meantime, by others too.
@@ -69,13 +73,13 @@ class Session:
         Raises:
             StoreError: The table of reviews cannot be read.
         """
-        self.store.follow("reviews", self.table)
+        self.store.follow("reviews", self._table)
         for row in self._unread():
             self._take_in(row)
 
     def _unread(self) -> list[Review]:
         """The rows of the table's files that were not read yet, most often those of single decisions."""
-        files = set(paths_of(self.table))
+        files = set(paths_of(self._table))
         found: list[Review] = []
         try:
             for file in files - self._read:
@@ -116,11 +120,11 @@ class Session:
     ) -> Made:
         """Records a decision on an image of the list, see `reviews.record`."""
         known = self.latest.get(image_id)
-        there = set(paths_of(self.table))
+        there = set(paths_of(self._table))
         after = None if known is None else known["decided_at"]
-        row = record(self.store, image_id, generation, decision, new_label, reviewer, reason, self.table, after)
+        row = record(self.store, image_id, generation, decision, new_label, reviewer, reason, self._table, after)
         # Its commit has brought the table to what others had decided by then.
-        fresh = set(paths_of(self.table)) - there
+        fresh = set(paths_of(self._table)) - there
         if len(fresh) == 1:  # its own
             self._read |= fresh
         with suppress(StoreError):  # it is recorded, and theirs are read the next time
@@ -168,7 +172,7 @@ class Session:
         if before and before["reviewer"] != who:
             reason = f"{before['reviewer']}'s decision again" + (f": {reason}" if reason else "")
         now = record(
-            self.store, image_id, back["generation"], back["decision"], back["new_label"], who, reason, self.table,
+            self.store, image_id, back["generation"], back["decision"], back["new_label"], who, reason, self._table,
             latest["decided_at"],
         )  # fmt: skip
         # an earlier decision of the session is now in force by the new row

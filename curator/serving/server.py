@@ -30,6 +30,9 @@ _SETTINGS = {
     "logger.enableRich": "false",  # it would write to standard output, which is for the answer
     "global.disableWidgetStateDuplicationWarning": "true",  # the gallery turns back to its first page
 }
+# The app lives for weeks and has many threads, and each of them would keep pages of its own: of what is freed in one
+# arena of an allocator, nothing is used in another. (glibc's, and that of deltalake.)
+_ALLOCATORS = {"MALLOC_ARENA_MAX": "1", "_RJEM_MALLOC_CONF": "narenas:1"}
 
 
 class Server(NamedTuple):
@@ -78,7 +81,8 @@ def server(store: Store, port: int | None = None, address: str = ADDRESS) -> Ser
     command += [f"--{name}={value}" for name, value in settings.items()]
     shown = f"[{address}]" if ":" in address else address
     is_local = all(ipaddress.ip_address(place[4][0]).is_loopback for place in socket.getaddrinfo(address, found))
-    return Server(f"http://{shown}:{found}", command, os.environ | {STORE: store.place.absolute}, is_local)
+    environment = _ALLOCATORS | os.environ | {STORE: store.place.absolute}
+    return Server(f"http://{shown}:{found}", command, environment, is_local)
 
 
 def _free(port: int | None, address: str) -> int:

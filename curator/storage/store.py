@@ -60,11 +60,21 @@ class Settings(NamedTuple):
     kept_classes: int  # of each soft label; MOST_CLASSES where all are kept
 
 
-class _Look(NamedTuple):
-    """A table as it was seen."""
+class Look(NamedTuple):
+    """A table as it was seen.
+
+    Attributes:
+        version: Its version; ABSENT where there was none.
+        files: Its Parquet files, sorted.
+    """
 
     version: int
     files: list[str]
+
+    @classmethod
+    def at(cls, opened: deltalake.DeltaTable) -> Look:
+        """A table as it is open."""
+        return cls(opened.version(), paths_of(opened))
 
 
 class Store:
@@ -85,7 +95,7 @@ class Store:
         self.place = prefix.at(path)
         self.path = self.place.work
         # Tables as they were seen last, and which one of that name.
-        self._open: dict[str, tuple[object, deltalake.DeltaTable, _Look]] = {}
+        self._open: dict[str, tuple[object, deltalake.DeltaTable, Look]] = {}
         self._turns = {name: threading.Lock() for name in TABLES}
         try:
             stated = json.loads(self.place.read(_SETTINGS))
@@ -215,9 +225,9 @@ class Store:
 
     def every_file(self) -> dict[str, list[str]]:
         """The files of all tables at their newest versions, see `files`."""
-        return {name: look.files for name, look in self._look_at(dict.fromkeys(TABLES)).items()}
+        return {name: look.files for name, look in self.look_at(dict.fromkeys(TABLES)).items()}
 
-    def _look(self, table: str, version: int | None) -> _Look:
+    def _look(self, table: str, version: int | None) -> Look:
         """Looks at a table, which stays open: to open it anew reads its whole log, a request for each commit."""
         with self._turns[table]:
             which = self.place.identity(FOLDERS[table])
@@ -230,17 +240,24 @@ class Store:
                 opened = self.delta(table, version)
             else:
                 self.follow(table, opened)
-            look = _Look(opened.version(), paths_of(opened))
-            self._open[table] = which, opened, look
+            if known is not None and known.version == opened.version():
+                return known
+            look = Look.at(opened)
+            if known is None or known.version < look.version:  # an older one is not kept: the newest follows on from it
+                self._open[table] = which, opened, look
             return look
 
-    def _look_at(self, wanted: Mapping[str, int | None]) -> dict[str, _Look]:
-        """Looks at tables at given versions or, for None, the newest: in this order, or in a bucket at all at once."""
+    def look_at(self, wanted: Mapping[str, int | None]) -> dict[str, Look]:
+        """Looks at tables at given versions or, for None, the newest: in this order, or in a bucket at all at once.
+
+        Raises:
+            StoreError: One of them cannot be read.
+        """
         folders = self.place.folders()
 
-        def look(name: str) -> _Look:
+        def look(name: str) -> Look:
             absent = wanted[name] == ABSENT or (name in LATER and FOLDERS[name] not in folders)
-            return _Look(ABSENT, []) if absent else self._look(name, wanted[name])
+            return Look(ABSENT, []) if absent else self._look(name, wanted[name])
 
         if not self.place.far or not wanted:
             return {name: look(name) for name in wanted}
@@ -264,23 +281,23 @@ class Store:
 
     def _newest(self, names: Iterable[str]) -> dict[str, int]:
         wanted: dict[str, int | None] = dict.fromkeys(names)
-        seen = self._look_at(wanted)
+        seen = self.look_at(wanted)
         if self.place.far:
             # All at once is in no order. But what two looks found the same was the state between them.
-            before, seen = seen, self._look_at(wanted)
+            before, seen = seen, self.look_at(wanted)
             if before != seen:
                 for name in wanted:
-                    seen |= self._look_at({name: None})
+                    seen |= self.look_at({name: None})
         return {name: look.version for name, look in seen.items()}
 
     def connect(
-        self, versions: Versions | None = None, opened: Mapping[str, deltalake.DeltaTable] | None = None
+        self, versions: Versions | None = None, looks: Mapping[str, Look] | None = None
     ) -> duckdb.DuckDBPyConnection:
         """A DuckDB connection in memory with the store's views.
 
         Args:
             versions: Table versions to read; the newest for a table that is not named.
-            opened: Tables that are open already, at these versions.
+            looks: Tables as they were seen before, and are to be read.
         """
         import duckdb
 
@@ -290,23 +307,17 @@ class Store:
         con.execute("set enable_progress_bar = false")  # it goes to standard output, where the answer belongs
         self.place.register(con)
         try:
-            given, versions = opened or {}, versions or {}
-            seen = self._look_at({name: versions.get(name) for name in TABLES.keys() - given.keys()})
+            given, versions = looks or {}, versions or {}
+            seen = self.look_at({name: versions.get(name) for name in TABLES.keys() - given.keys()}) | dict(given)
             for name in TABLES:
-                self._show(con, name, paths_of(given[name]) if name in given else seen[name].files)
+                self._show(con, name, seen[name].files)
         except BaseException:
             con.close()
             raise
         queries.create_views(con)
         return con
 
-    def view(
-        self,
-        con: duckdb.DuckDBPyConnection,
-        table: str,
-        version: int | None = None,
-        opened: deltalake.DeltaTable | None = None,
-    ) -> None:
+    def view(self, con: duckdb.DuckDBPyConnection, table: str, look: Look | None = None) -> None:
         """Makes a connection's view stored_TABLE, or turns it to another version.
 
         Its cursors see it too: what `register` gives a connection they would not.
@@ -314,10 +325,9 @@ class Store:
         Args:
             con: The connection.
             table: The table.
-            version: Its version; the newest by default.
-            opened: The table at the version, for who has it open.
+            look: The table as it was seen; the newest version by default.
         """
-        self._show(con, table, self.files(table, version) if opened is None else paths_of(opened))
+        self._show(con, table, self.files(table) if look is None else look.files)
 
     def _show(self, con: duckdb.DuckDBPyConnection, table: str, paths: list[str]) -> None:
         import duckdb

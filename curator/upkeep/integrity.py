@@ -26,7 +26,7 @@ from curator.errors import InputError, StoreError, interrupted
 from curator.generations import browse, derived, drift
 from curator.schema import FOLDERS, LATER, TABLES
 from curator.storage import commit_log, delta, prefix
-from curator.storage.store import ABSENT, Store
+from curator.storage.store import ABSENT, Look, Store
 from curator.upkeep.table_files import Files, Stated, stated
 
 if TYPE_CHECKING:
@@ -125,8 +125,8 @@ class _Examination:
         """Runs every check."""
         self._logs()
         self._files()
-        opened = {name: table for name, table in self.opened.items() if name not in self.unsound}
-        with closing(self.store.connect(dict.fromkeys(TABLES.keys() - opened.keys(), ABSENT), opened)) as con:
+        looks = {name: Look.at(table) for name, table in self.opened.items() if name not in self.unsound}
+        with closing(self.store.connect(looks=dict.fromkeys(TABLES, Look(ABSENT, [])) | looks)) as con:
             self._references(con)
             for check, table, look in (
                 ("weights", "models", self._weights),
