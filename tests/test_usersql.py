@@ -258,6 +258,47 @@ def test_values_as_they_are_written(text: str) -> None:
     assert not isinstance(value, float) or math.isfinite(value)
 
 
+@pytest.mark.parametrize(
+    ("end", "whole"),
+    [
+        (";", True),
+        ("; -- the end\n", True),
+        (";\n-- one; two\n\n-- three;", True),
+        (" -- no semicolon; but in a comment", True),
+        ("; select 1", False),
+        (" where 'a;' = 'a;'; -- a", True),
+    ],
+)
+def test_an_own_policy_may_end_in_comments(
+    store: Store, curator: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, whole: bool
+) -> None:
+    monkeypatch.chdir(store.path.parent)
+    own = tmp_path / "own.sql"
+    own.write_text(ROWS + end, "utf-8")
+    answer = curator("build-manifest", "m", "--per-class", 2, "--policy", own)
+    assert answer.code == (0 if whole else 2), answer.err
+    if whole:
+        assert curator("check", "m").code == 0
+
+
+def test_a_parameter_has_a_range(
+    store: Store, curator: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(store.path.parent)
+    for value in ("0", "1001", "-1"):
+        answer = curator("build-manifest", "m", "--per-class", 2, "--policy", "stratified", "--set", f"bins={value}")
+        assert answer.code == 2
+        assert f"--set bins={value}: the policy stratified takes 1 to 1000" in answer.err
+    built = curator("build-manifest", "m", "--per-class", 2, "--policy", "stratified", "--set", "bins=1000")
+    assert built.code == 0, built.err
+    own = tmp_path / "own.sql"
+    for given in ("0.5 in 0.6 .. 1", "'a' in 0 .. 1", "0.5 in a .. 1"):
+        own.write_text(f"-- Parameter: $x = {given}    note\n{ROWS} where confidence > $x", "utf-8")
+        answer = curator("build-manifest", "n", "--per-class", 2, "--policy", own)
+        assert answer.code == 2
+        assert "which is not in" in answer.err
+
+
 WRONG_WHERE = {
     "image_id in (with a as (copy (select 1) to 'written.csv') select image_id from labels)": "would write something",
     "exists (select 1 from (with a as (copy images to 'written.csv') select 1))": "would write something",

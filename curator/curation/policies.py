@@ -3,9 +3,10 @@
     sql/policies/NAME.sql, or a user's own FILE.sql --load--> text and defaults --settle--> values for the query
 
 A policy is one query over the relations that `READS` names. It returns one row per image: image_id, label, confidence,
-score (higher is taken first) and, if it likes, weight. It states its own parameters in its header, one a line:
+score (higher is taken first) and, if it likes, weight. It states its own parameters in its header, one a line, with the
+default and, if it likes, the lowest and the highest value that makes sense:
 
-    -- Parameter: $threshold = 0.95    lowest confidence
+    -- Parameter: $threshold = 0.95 in 0 .. 1    lowest confidence
 """
 
 from __future__ import annotations
@@ -43,18 +44,27 @@ _TAKEN = (
     *("image_id", "label", "score", "classes", "near_leaks", "dedup", "accepted", "calibration", "t"),
 )
 COLUMNS = ("image_id", "label", "confidence", "score")
-_PARAMETER = re.compile(r"^-- Parameter: \$(\w+) = ('[^']*'|\S+)", re.MULTILINE)
+_PARAMETER = re.compile(r"^-- Parameter: \$(\w+) = ('[^']*'|\S+)(?: in (\S+) \.\. (\S+))?", re.MULTILINE)
+_END = re.compile(r";(?=(?:\s|--.*+)*+\Z)")  # behind the statement there may be comments
 
 Value = int | float | str
 _KINDS = {int: "a whole number", float: "a number", str: "text"}
 
 
 class Policy(NamedTuple):
-    """A policy as it was read."""
+    """A policy as it was read.
+
+    Attributes:
+        name: Its name.
+        text: Its query, without a semicolon at its end.
+        defaults: Its own parameters.
+        ranges: The lowest and the highest value of those that state them.
+    """
 
     name: str
     text: str
     defaults: dict[str, Value]
+    ranges: dict[str, tuple[Value, Value]]
 
 
 def names() -> list[str]:
@@ -70,15 +80,20 @@ def load(name: str, text: str | None = None) -> Policy:
         text: Its query, unless it comes with the tool.
 
     Raises:
-        InputError: A default in its header cannot be read.
+        InputError: A parameter has the name of another option, or a default that is not in its range.
     """
     text = queries.text(f"policies/{name}") if text is None else text
-    defaults = {}
-    for parameter, value in _PARAMETER.findall(text):
+    defaults, ranges = {}, {}
+    for parameter, value, low, high in _PARAMETER.findall(text):
         if parameter.lower() in (*GIVEN, *_TAKEN):
             raise InputError(f"the policy {name} states ${parameter}, which is given by an option", "rename it")
         defaults[parameter] = _value(value)
-    return Policy(name, text, defaults)
+        if low:
+            ranges[parameter] = _value(low), _value(high)
+            if not _lies(defaults[parameter], *ranges[parameter]):
+                what = f"the policy {name} states ${parameter} = {value}, which is not in {low} .. {high}"
+                raise InputError(what, "state the lowest and the highest value as numbers, and a default between them")
+    return Policy(name, text, defaults, ranges)
 
 
 def read(file: Path) -> Policy:
@@ -88,7 +103,7 @@ def read(file: Path) -> Policy:
         InputError: The file is not there or holds no text.
     """
     try:
-        text = file.read_text("utf-8").strip().removesuffix(";")
+        text = _END.sub("", file.read_text("utf-8").strip())
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InputError(
@@ -128,7 +143,7 @@ def settle(policy: Policy, given: Mapping[str, Value]) -> dict[str, Value]:
         given: Those that are not to have their defaults; text is read as the kind that the default has.
 
     Raises:
-        InputError: A name is unknown, or a value is of another kind than the default.
+        InputError: A name is unknown, or a value is of another kind than the default or out of its range.
     """
     settled = dict(policy.defaults)
     for name, value in given.items():
@@ -145,8 +160,19 @@ def settle(policy: Policy, given: Mapping[str, Value]) -> dict[str, Value]:
                 f"--set {name}={value} is not {_KINDS[type(settled[name])]}",
                 f"give one like its default, {settled[name]}",
             )
+        if name in policy.ranges and not _lies(found, *policy.ranges[name]):
+            low, high = policy.ranges[name]
+            raise InputError(
+                f"--set {name}={value}: the policy {policy.name} takes {low} to {high}",
+                f"give one in between; the default is {policy.defaults[name]}",
+            )
         settled[name] = found
     return settled
+
+
+def _lies(value: Value, low: Value, high: Value) -> bool:
+    numbers = [each for each in (low, value, high) if not isinstance(each, str)]
+    return len(numbers) == 3 and numbers == sorted(numbers)
 
 
 def _value(text: str) -> Value:

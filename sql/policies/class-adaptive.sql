@@ -4,7 +4,7 @@
 --          equations 5 to 7 and 12 (convex mapping); without its warm-up, which has no meaning for a trained teacher.
 -- Inputs:  candidates, allowed.
 -- Grain:   one row per image; the quota keeps the first of each class.
--- Parameter: $threshold = 0.95    tau; a prediction above it is confident
+-- Parameter: $threshold = 0.95 in 0 .. 1    tau; a prediction above it is confident
 with
 learned as (
     select label, count(*) filter (confidence > $threshold::FLOAT) as confident from allowed group by label

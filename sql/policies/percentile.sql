@@ -5,7 +5,7 @@
 -- Inputs:  candidates.
 -- Grain:   one row per image; the quota keeps the first of each class.
 -- Parameters: $generation.
--- Parameter: $step = 0.2    share that each generation adds
+-- Parameter: $step = 0.2 in 0 .. 1    share that each generation adds
 select image_id, label, confidence, score
 from (
     select

@@ -8,8 +8,8 @@
 -- Grain:   one row per image; the quota keeps the first of each class. A class that never reaches the target has none.
 --          One with so few holdout images that not even all of them right would reach it takes the threshold of all
 --          classes together.
--- Parameter: $precision = 0.9    the target
--- Parameter: $z = 1.645    standard deviations of the bound; 1.645 is 95 %, one-sided
+-- Parameter: $precision = 0.9 in 0 .. 1    the target
+-- Parameter: $z = 1.645 in 0 .. 10    standard deviations of the bound; 1.645 is 95 %, one-sided
 with
 counted as (
     select

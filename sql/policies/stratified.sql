@@ -6,7 +6,7 @@
 -- Inputs:  candidates.
 -- Grain:   one row per image; the quota keeps the first of each class. The score is minus the turn.
 -- Parameters: $min_confidence, $seed.
--- Parameter: $bins = 10    number of bins
+-- Parameter: $bins = 10 in 1 .. 1000    number of bins
 select image_id, label, confidence, -turn as score
 from (
     select

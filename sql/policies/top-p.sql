@@ -8,7 +8,7 @@
 --          second, which come before those of the third: the score of the ranks 2 and 3 is the probability that the
 --          teacher gives the class, times 2^-30 and 2^-60 (powers of two, so that no digit is lost).
 -- Parameters: $per_class.
--- Parameter: $floor = 0.1    lowest probability of a class that ranks second or third
+-- Parameter: $floor = 0.1 in 0 .. 1    lowest probability of a class that ranks second or third
 with
 first as (
     select
