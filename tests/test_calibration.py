@@ -239,12 +239,23 @@ def test_the_precision_of_each_class(judged: Store) -> None:
     assert calibration.calibrate(judged, min_confidence=1.0, dry_run=True).classes[0]["precision"] is None
 
 
-@pytest.mark.parametrize("rows", [[[1, 0], [1, 0], [1, 0]], [[0.5, 0.5], [0.5, 0.5], [0.5, 0.5]]])
-def test_a_holdout_that_says_nothing_about_the_temperature(rows: list[list[float]], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("rows", "label", "at_an_end"),
+    [
+        ([[1, 0], [1, 0], [1, 0]], 1, True),
+        ([[0.5, 0.5], [0.5, 0.5], [0.5, 0.5]], 1, True),
+        ([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]], 1, True),
+        ([[0.1, 0.9], [0.2, 0.8], [0.7, 0.3]], 1, True),
+        ([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]], 1, False),
+    ],
+)
+def test_a_holdout_that_says_nothing_about_the_temperature(
+    rows: list[list[float]], label: int, at_an_end: bool, tmp_path: Path, curator: Callable[..., Answer]
+) -> None:
     """One that is never wrong wants no doubt at all, and even distributions stay even: a number all the same."""
     store = Store.create(tmp_path / "store", NAMES[:2])
     uris = [f"{i}.jpg" for i in range(3)]
-    pq.write_table(pa.table({"uri": uris, "label": [0, 0, 1]}), tmp_path / "h.parquet")
+    pq.write_table(pa.table({"uri": uris, "label": [0, 0, label]}), tmp_path / "h.parquet")
     add_images(store, str(tmp_path / "h.parquet"), "holdout", scan=False)
     probs = pa.array(rows, pa.list_(pa.float32()))
     pq.write_table(pa.table({"uri": uris, "probs": probs}), tmp_path / "l.parquet")
@@ -252,6 +263,9 @@ def test_a_holdout_that_says_nothing_about_the_temperature(rows: list[list[float
     found = calibration.calibrate(store)
     assert calibration.LEAST <= found.temperature <= calibration.MOST
     assert np.isfinite([found.nll_before, found.nll_after]).all()
+    assert found.is_at_an_end == at_an_end, found.temperature
+    text = curator("quality", "calibration", "--store", store.path, "--dry-run").out
+    assert ("the holdout sets no bound" in text) == at_an_end, text
 
 
 def test_the_command(judged: Store, curator: Callable[..., Answer], tmp_path: Path) -> None:

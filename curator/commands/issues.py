@@ -228,6 +228,12 @@ def _calibration(found: Calibration, plot: Path | None, dry_run: bool) -> str:
         "",
         render.table(rows),
     ]
+    if found.is_at_an_end:
+        lines.insert(
+            2,
+            "  the holdout sets no bound to that temperature, as where every image is right; do not use it before "
+            "there are more images with --split holdout",
+        )
     judged = [row for row in found.classes if row["images"]]
     worst = sorted(judged, key=lambda row: (row["precision_low"], row["label"]))[:_WORST]
     shown = [

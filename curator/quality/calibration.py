@@ -76,6 +76,11 @@ class Calibration(NamedTuple):
     classes: list[dict[str, Any]]
     stored: bool
 
+    @property
+    def is_at_an_end(self) -> bool:
+        """Whether it is so near to LEAST or MOST that the holdout set no bound to it."""
+        return not 2 * LEAST < self.temperature < MOST / 2
+
 
 class Reading(NamedTuple):
     """What the holdout says of a generation's confidences, looked at without fitting or storing anything.
