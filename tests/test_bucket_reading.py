@@ -108,6 +108,7 @@ def asked(server: Server, since: int) -> tuple[int, int]:
     return len(found), max((request.going for request in found), default=0)
 
 
+@pytest.mark.long
 def test_a_scan_is_the_same_and_asks_for_all_at_once(folder: Path, bucket: str, slow: Server, tmp_path: Path) -> None:
     near = Store.create(tmp_path / "near", root=folder / "pictures")
     far = Store.create(tmp_path / "far", root=f"{bucket}/pictures")
@@ -158,6 +159,7 @@ def test_pictures_for_a_network_are_the_same(twins: Twins, slow: Server) -> None
     assert asked(slow, since)[1] > 20
 
 
+@pytest.mark.long
 def test_packs_exports_thumbnails_and_looks_are_the_same_and_ask_for_many(
     twins: Twins, slow: Server, tmp_path: Path
 ) -> None:
@@ -219,6 +221,7 @@ def test_room_comes_back_however_a_picture_ends(twins: Twins) -> None:
         assert reader.room == 10**6
 
 
+@pytest.mark.long
 def test_ctrl_c_ends_while_the_bucket_refuses(twins: Twins, server: Server, tmp_path: Path) -> None:
     """A request that is refused is made again for a minute; nobody waits for that who wants to stop."""
     server.breaks(SLOW | {"kind": "503"})
@@ -250,6 +253,7 @@ def test_a_store_is_opened_by_few_requests_many_at_once(there: Store, server: Se
     assert len(server.requests(since)) <= 2 * (1 + 2 * 7)
 
 
+@pytest.mark.long
 def test_a_version_has_its_own_files_whatever_was_seen_since(there: Store) -> None:
     other = Store(there.place.absolute)
     files = {there.versions()["reviews"]: there.files("reviews")}
@@ -291,6 +295,7 @@ def test_what_the_later_table_names_is_there_in_the_earlier(there: Store, server
     assert seen["images"] == before["images"] + 1
 
 
+@pytest.mark.long
 def test_a_forked_worker_is_refused_and_a_new_one_reads(twins: Twins) -> None:
     from torch.utils.data import DataLoader
 

@@ -29,6 +29,8 @@ from curator.storage.store import Store
 from curator.teachers import labeling
 from curator.teachers.labeling import label
 
+pytestmark = pytest.mark.long
+
 Run = Callable[..., Answer]
 
 
@@ -47,7 +49,6 @@ def objects(store: Store, folder: str) -> list[str]:
     return [name for name, _ in Bucket(str(store.place)).list(folder)]
 
 
-@pytest.mark.long
 def test_a_source_in_a_bucket_is_that_of_a_folder(bucket: str, tmp_path: Path, curator: Run) -> None:
     """A folder, a listing and shards: the same rows, but for the order in which they come."""
     for number in range(6):
@@ -104,7 +105,6 @@ def test_a_picture_that_is_missing_is_named_and_a_bucket_that_breaks_is_not_its_
     assert store.rows("select count(*) as n from images where uri = 'lost/3.png'") == [{"n": 0}]
 
 
-@pytest.mark.long
 def test_a_student_is_trained_alike_stopped_here_and_finished_elsewhere(
     taught_once: Store,
     store: Store,
@@ -134,7 +134,6 @@ def test_a_student_is_trained_alike_stopped_here_and_finished_elsewhere(
     assert weights == f"models/again/{weights_hash(store, 'again')[:12]}/weights.safetensors"
 
 
-@pytest.mark.long
 def test_labels_that_were_not_published_are_published_elsewhere(
     store: Store,
     server: Server,
@@ -159,7 +158,6 @@ def test_labels_that_were_not_published_are_published_elsewhere(
     assert store.rows("select count(*) as n from labels where generation = 1") == [{"n": total}]
 
 
-@pytest.mark.long
 def test_two_machines_that_label_alike(
     store: Store, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,7 +184,6 @@ def test_two_machines_that_label_alike(
     assert {name.rpartition("/")[2] for name in objects(store, "labels") if "/g001" in name} == named
 
 
-@pytest.mark.long
 def test_no_command_writes_the_secret_down(store: Store, process: Run, recipe: str, tmp_path: Path) -> None:
     commands = [
         ("train", "--recipe", recipe, "--manifest", "m", "--name", "student", "--tensorboard", tmp_path / "tb"),
@@ -214,7 +211,6 @@ def elsewhere(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wor
         work(Store(str(store.place)))
 
 
-@pytest.mark.long
 def test_what_two_machines_label_and_neither_publishes_is_published_once(
     store: Store, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,7 +239,6 @@ def test_what_two_machines_label_and_neither_publishes_is_published_once(
     assert store.rows(counts) == [{"n": total, "different": total}]
 
 
-@pytest.mark.long
 def test_two_machines_that_train_one_name(
     store: Store, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

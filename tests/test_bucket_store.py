@@ -27,6 +27,8 @@ from curator.storage import bucket as buckets
 from curator.storage.bucket import Bucket
 from curator.storage.store import Store
 
+pytestmark = pytest.mark.long
+
 Run = Callable[..., Answer]
 COMMITS = "_delta_log/0"
 

@@ -86,6 +86,7 @@ def test_a_generation_becomes_visible_in_one_commit(
     assert store.rows("select count(*) as n from labels where generation = 1") == [{"n": n}]
 
 
+@pytest.mark.long
 def test_two_imports_at_once_label_no_image_twice(store: Store, tmp_path: Path) -> None:
     n = 20_000
     uris = [f"more/{i}.jpg" for i in range(n)]
@@ -218,6 +219,7 @@ def test_a_killed_build_leaves_nothing_visible(large: Store) -> None:
     assert files_of(found.path) == files_of(want.path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_build_leaves_nothing_behind(large: Store, tmp_path: Path, number: signal.Signals) -> None:
     """Ctrl-C, and the SIGTERM of a batch system, at moments from the start of the work to its end."""
@@ -275,6 +277,7 @@ def test_an_error_leaves_no_files_behind(store: Store, monkeypatch: pytest.Monke
     assert files_of(store.path) == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seeds", [(0, 0, 0), (0, 1, 2)])
 def test_builds_of_one_name_at_once_publish_one(large: Store, seeds: tuple[int, ...]) -> None:
     name = f"at-once-{sum(seeds)}"

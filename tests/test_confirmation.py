@@ -103,6 +103,7 @@ def png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.long
 def test_digits_of_one_class() -> None:
     """Two hands' ones and sevens are close by their hashes; a copy of either is closer."""
     images, labels = demo._digits()
@@ -210,6 +211,7 @@ def test_only_the_nearest_are_looked_at(ones: Store, monkeypatch: pytest.MonkeyP
     )
 
 
+@pytest.mark.long
 def test_a_bounded_number_of_pictures_is_held(ones: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = find(ones, dry_run=True)
     read: list[int] = []

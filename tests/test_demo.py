@@ -33,6 +33,7 @@ def test_the_split(tmp_path: Path) -> None:
     assert 0.07 < np.mean(np.diff(ordered) == 0) < 0.13
 
 
+@pytest.mark.long
 def test_tuning_never_sees_the_holdout(tmp_path: Path) -> None:
     digits = demo._digits()
     demo.write_split(digits, tmp_path / "real", tune=False, seed=0)

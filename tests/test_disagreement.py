@@ -140,6 +140,7 @@ def test_a_kill_between_the_two_tables(second: Store) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.long
 def test_tables_that_another_tool_merged(second: Store, tmp_path: Path) -> None:
     give(second, tmp_path, 2, "third", URIS, list(PROBS.values()))
     assert kept(second) == [(1, 11), (2, 11)]
@@ -164,6 +165,7 @@ def test_a_failure_does_not_take_the_labels_back(store: Store, tmp_path: Path, m
     assert between(store).totals["flipped"] == 2
 
 
+@pytest.mark.long
 def test_two_that_ask_at_once_make_it_once(second: Store) -> None:
     second.delta("drift").delete("generation = 1")
     program = [Path(sys.executable).with_name("curator"), "quality", "disagreement", "--json", "--store", second.path]
