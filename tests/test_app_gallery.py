@@ -179,6 +179,7 @@ def test_why_it_is_in_or_out(tab: Tab, pool: Store) -> None:
     tab.page.get_by_text("It is not in").wait_for()
 
 
+@pytest.mark.long
 def test_a_generation_appears(browser: Any, store: Store, tmp_path: Path) -> None:  # noqa: F811
     uris = [row["uri"] for row in store.rows("select uri from images order by uri")]
     with serve(store.path) as url:

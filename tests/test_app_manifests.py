@@ -114,6 +114,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", OPTIONS)
 def test_what_is_tried_is_what_the_command_would_build(
     built: Store, monkeypatch: pytest.MonkeyPatch, curator: Callable[..., Answer], case: str

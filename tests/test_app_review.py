@@ -198,6 +198,7 @@ def test_two_who_decide_at_once(app: tuple[Store, str], browser) -> None:  # noq
     press(one, "z")
 
 
+@pytest.mark.long
 def test_a_choice_lets_the_keys_go(app: tuple[Store, str], browser) -> None:  # noqa: F811
     """Whoever has chosen a class or a reason can press keys at once; the choice stands in the address."""
     store, url = app
@@ -286,6 +287,7 @@ def test_no_sample_no_audit(store: Store, monkeypatch: pytest.MonkeyPatch) -> No
     assert not (store.path / "audits").exists()
 
 
+@pytest.mark.long
 def test_nothing_left(fresh: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     *others, last = queue(fresh)
     for image in others:

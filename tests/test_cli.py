@@ -311,6 +311,7 @@ def test_a_closed_pipe_is_141(tmp_path: Path, form: str) -> None:
 # The disk
 
 
+@pytest.mark.long
 def test_a_full_disk_keeps_the_store_whole(tmp_path: Path) -> None:
     """Free pages 0 to 5: nothing fits, the data fit but not the commit, all fits."""
     tree(tmp_path / "pool", {f"{i}.jpg": b"?" for i in range(20)})

@@ -393,6 +393,7 @@ recipe = "recipe.toml"
 """
 
 
+@pytest.mark.long
 def test_a_calibrated_selection_and_event_files(
     grown: tuple[Path, evolution.Evolution], tmp_path: Path, curator: Callable[..., Answer]
 ) -> None:

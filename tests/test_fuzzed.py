@@ -266,6 +266,7 @@ def test_sql_that_nests_too_deeply(store: Store, tmp_path: Path, expression: str
 # Names
 
 
+@pytest.mark.long
 def test_names_that_are_no_text(store: Store, ids: dict[str, int], process: Run) -> None:
     review = ["review", "--image-id", ids["a"], "--decision", "accept"]
     for command in (

@@ -157,6 +157,7 @@ def test_predictions_come_in_order_and_name_what_cannot_be_read(learned: Store) 
         assert found == pytest.approx(plain(learned, [uri for i, uri in enumerate(uris) if i != 2]), abs=1e-5)
 
 
+@pytest.mark.long
 def test_killed_at_any_moment(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLOW_SECONDS", "0.02")
     before = store.delta("labels").version()
@@ -326,6 +327,7 @@ def test_unknown_models(store: Store) -> None:
         label(store, "techer")
 
 
+@pytest.mark.long
 def test_a_full_disk(store: Store) -> None:
     """With room for more and more pages, a run fails at one place after the other; no work is lost or doubled."""
     code = """

@@ -128,6 +128,7 @@ def told(found: leftovers.Found) -> dict[str, str]:
     return {each.name: each.kind for each in [*found.leftovers, *found.unfinished, *found.unknown]}
 
 
+@pytest.mark.long
 @given(
     planted=st.sets(st.sampled_from(sorted(PLANTS))),
     commits=st.lists(st.sampled_from(["image", "review", "build", "gone"]), max_size=3),
@@ -364,6 +365,7 @@ def test_what_killed_builds_leave_is_found(store: Store, stop: str) -> None:
     building.build(store, "killed", {"per_class": 4, "min_confidence": 0.1})
 
 
+@pytest.mark.long
 def test_beside_writers_it_refuses_or_loses_nothing(store: Store, tmp_path: Path, curator: Run) -> None:
     """Commands that write, as processes of their own, and gc in a loop: at 0s it refuses, at 1h nothing is old."""
     image = store.rows("select image_id from images where split = 'unlabeled' limit 1")[0]["image_id"]

@@ -251,6 +251,7 @@ NEEDS_TORCH = [
 ]
 
 
+@pytest.mark.long
 def test_without_the_extras(installed: Installed, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "tests" / "fixtures" / "store-2" / "pool", tmp_path / "pool")
     shutil.copytree(ROOT / "tests" / "fixtures" / "store-2" / "holdout", tmp_path / "holdout")
@@ -282,6 +283,7 @@ def test_without_the_extras(installed: Installed, tmp_path: Path) -> None:
     assert done.stderr.count("mend: pip install 'curator[s3]'") == 1
 
 
+@pytest.mark.long
 def test_from_listing_to_manifest(installed: Installed) -> None:
     # Four classes: ant has more candidates than the quota, bee is short, cat has only images under the
     # threshold and dog never wins.

@@ -93,6 +93,7 @@ def test_frozen_layers_are_those_of_the_training(store: Store) -> None:
     assert "fc" in other
 
 
+@pytest.mark.long
 def test_sigterm_saves_and_exits(store: Store) -> None:
     code = """
         import sys

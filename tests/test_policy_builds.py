@@ -164,7 +164,9 @@ def test_settings_change_the_rows_and_are_recorded(pool: Store, name: str) -> No
     assert again.sha256 == built.sha256
 
 
-def test_a_policy_that_lets_nothing_through(pool: Store) -> None:
+def test_a_policy_that_lets_nothing_through(pool: Store, tmp_path: Path) -> None:
+    query = "select image_id, label, confidence, confidence as score from candidates where false"
+    (tmp_path / "none.sql").write_text(query, "utf-8")
     with pytest.raises(InputError, match="nothing can be selected"):
-        building.build(pool, "none", {"policy": "threshold", "per_class": 2, "settings": {"threshold": 2}})
+        building.build(pool, "none", {"policy": str(tmp_path / "none.sql"), "per_class": 2})
     assert not (pool.path / "manifests" / "none").exists()

@@ -102,6 +102,7 @@ def streams(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
+@pytest.mark.long
 @given(stream=streams())
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_it_keeps_what_the_sql_keeps(stream: dict[str, Any], tmp_path: Path) -> None:

@@ -84,6 +84,7 @@ def test_images_that_could_not_be_read_count_after_a_stop_too(store: Store) -> N
         teach(store, *OWN, budget, name="late", resume=True)
 
 
+@pytest.mark.long
 def test_stopped_at_any_step_and_resumed(store: Store) -> None:
     noise = ["noise.dropout=0.3", "noise.drop_path=0.3"]
     teach(store, *OWN, *noise, name="whole")
@@ -97,6 +98,7 @@ def test_stopped_at_any_step_and_resumed(store: Store) -> None:
         assert figures["n"] == figures["d"]
 
 
+@pytest.mark.long
 def test_reviews_that_came_in_between_are_of_the_next_training(store: Store) -> None:
     """Rows and holdout stay those that the run began with, whatever was decided before it was stopped and after."""
     images = store.rows("select uri, image_id from images where split <> 'unlabeled' order by uri")
@@ -132,6 +134,7 @@ def test_figures_of_a_run_that_died_before_it_was_registered_are_taken_back(stor
     assert rows[1]["value"] == done.loss
 
 
+@pytest.mark.long
 def test_figures_before_a_checkpoint_are_there_whenever_the_run_dies(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +165,7 @@ def test_figures_before_a_checkpoint_are_there_whenever_the_run_dies(
         shutil.rmtree(store.path / "models" / "late")
 
 
+@pytest.mark.long
 def test_an_unfinished_run_is_not_thrown_away(store: Store, curator: Callable[..., Answer]) -> None:
     stopped(store)
     with pytest.raises(InputError, match="an unfinished run of 'late' has the checkpoint") as caught:
@@ -203,6 +207,7 @@ def test_ctrl_c(store: Store, curator: Callable[..., Answer]) -> None:
     assert curator("train", *arguments, "--resume").code == 0  # nothing was saved yet, so from the beginning
 
 
+@pytest.mark.long
 def test_a_full_disk_keeps_the_last_checkpoint(store: Store) -> None:
     code = """
         import shutil, sys

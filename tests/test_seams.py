@@ -97,6 +97,7 @@ def printed(made: Store) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.long
 def test_every_block_of_the_documents_runs(printed: list[str]) -> None:
     assert printed[0] == "torch.Size([36, 32, 32, 3]) torch.uint8"
     assert printed[1] == "torch.Size([36, 3]) torch.float32"

@@ -267,6 +267,7 @@ RIGHT = {
 }
 
 
+@pytest.mark.long
 def test_where_lets_through_what_it_says(store: Store, ids: dict[str, int]) -> None:
     for number, (where, letters) in enumerate(RIGHT.items()):
         options = {"per_class": 9, "min_confidence": 0.0, "fill": "none", "where": where}

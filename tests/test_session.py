@@ -173,6 +173,7 @@ def test_a_queue_shows_what_was_taken_back_again(store: Store, ids: dict[str, in
 # Files that are put together
 
 
+@pytest.mark.long
 def test_many_decisions_are_put_together_and_none_is_lost(
     store: Store, ids: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

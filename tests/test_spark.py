@@ -171,6 +171,7 @@ WRONG = {
 }
 
 
+@pytest.mark.long
 def test_what_spark_is_not_known_to_answer_alike_is_named(pool: Store, curator: Callable[..., Answer]) -> None:
     command = ("build-manifest", "w", "--per-class", 2, "--store", pool.path, "--engine", "spark", "--master", MASTER)
     for where, named in WRONG.items():

@@ -142,6 +142,7 @@ def test_a_path_that_delta_or_duckdb_cannot_read_is_refused(tmp_path: Path, name
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_init_killed_at_any_time_leaves_a_store_or_none(tmp_path: Path) -> None:
     """Killed later and later, until one init ends by itself; each leaves a whole store or none."""
     program = (

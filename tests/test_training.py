@@ -38,6 +38,7 @@ def row(store: Store, model: str) -> dict[str, Any]:
     return store.rows("select * from models where model = $m", m=model)[0]
 
 
+@pytest.mark.long
 def test_the_same_run_gives_the_same_weights(store: Store) -> None:
     for name in ("a", "b"):
         teach(store, *NOISY, name=name, manifest="m", threads=1 if name == "a" else 3)
@@ -140,6 +141,7 @@ def test_figures_are_in_the_store(store: Store) -> None:
     assert json.loads(row(store, "long")["metrics"])["top1"] == done.top1
 
 
+@pytest.mark.long
 def test_starting_from_another_models_weights(store: Store) -> None:
     nothing = ["schedule.steps=1", "optimizer.learning_rate=1e-12", "average.decay=0"]
     teach(store, *nothing, name="warm", init="teacher")

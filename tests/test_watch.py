@@ -93,6 +93,7 @@ def test_what_is_evaluated_are_the_weights_that_would_be_registered(store: Store
     assert {name: values[10] for name, values in found.items()} == {name: last[name] for name in found}
 
 
+@pytest.mark.long
 def test_stopped_and_resumed_is_as_never_stopped(store: Store) -> None:
     changes = [*OWN, "noise.dropout=0.3", "schedule.steps=8", *BEST]
     whole = teach(store, *changes, name="whole")
@@ -146,6 +147,7 @@ def test_two_ranks_stay_in_step(store: Store) -> None:
         assert weights_hash(store, "with") == weights_hash(store, "without")
 
 
+@pytest.mark.long
 def test_the_best_is_registered_where_the_recipe_says_so(
     store: Store, monkeypatch: pytest.MonkeyPatch, curator: Callable[..., Answer]
 ) -> None:
