@@ -33,6 +33,7 @@ def store(made_once: Path, tmp_path: Path) -> Store:
     return Store(tmp_path / "world" / "store")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["folder", "webdataset", "huggingface"])
 def test_unreadable_images_are_left_out_and_named(store: Store, tmp_path: Path, curator: Any, form: str) -> None:
     pool = store.root / "pool"
@@ -176,6 +177,7 @@ def test_a_damaged_manifest(store: Store, tmp_path: Path, curator: Any, form: st
     assert not (tmp_path / "dest").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("how", "left"), [(signal.SIGKILL, 1), (signal.SIGINT, 0)])
 def test_an_interrupted_export_leaves_nothing(store: Store, tmp_path: Path, how: int, left: int) -> None:
     building.build(store, "long", {"per_class": 20_000})

@@ -63,6 +63,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     tempfile.tempdir = temporary
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", targets.NAMES)
 def test_drawn_inputs_are_accepted_or_refused_and_leave_no_trace(world: World, tmp_path: Path, name: str) -> None:
     target = targets.named(name)
@@ -423,6 +424,7 @@ def test_settings_that_nest_too_deeply(store: Store) -> None:
         Store(store.path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "lineage",
     [

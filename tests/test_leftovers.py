@@ -336,6 +336,7 @@ def test_nothing_is_told_by_a_damaged_log(store: Store) -> None:
     assert (store.path / name).exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stop", ["building._write", "checks.expect_sound", "additions.claim", "delta.publish"])
 def test_what_killed_builds_leave_is_found(store: Store, stop: str) -> None:
     """A real process that ends at this point of a build; afterwards the same build does."""

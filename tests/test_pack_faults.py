@@ -47,6 +47,7 @@ def flip(file: Path, at: int) -> None:
 # Pictures that cannot be packed
 
 
+@pytest.mark.long
 def test_changed_broken_and_missing_pictures_are_named(store: Store, curator: Run) -> None:
     pool = store.root / "pool"
     (pool / "plain.jpg").write_bytes(KINDS["grey.jpg"])

@@ -68,6 +68,7 @@ def test_killed_and_resumed_is_as_never_stopped(store: Store) -> None:
     assert store.rows(query, m="late") == store.rows(query, m="whole")
 
 
+@pytest.mark.long
 def test_images_that_could_not_be_read_count_after_a_stop_too(store: Store) -> None:
     """And a run does not go on with other pictures."""
     (store.root / "labeled" / "bar" / "0.png").unlink()

@@ -79,6 +79,7 @@ def test_the_document(document: dict) -> None:
     assert outside["above_0.3"] >= outside["above_0.5"] >= outside["above_0.9"]
 
 
+@pytest.mark.long
 def test_every_figure_is_kept(tested_once: Store, document: dict) -> None:
     rows = tested_once.rows("select * from evaluations where model = 'teacher'")
     found = {(row["suite"], row["kind"], row["level"], row["measure"]): row for row in rows}
@@ -220,6 +221,7 @@ def test_what_is_finished_is_kept(
     assert "was not tested by every corruption" in answer.err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "message", "mend"),
     [

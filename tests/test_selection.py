@@ -312,6 +312,7 @@ WRONG = {
 }
 
 
+@pytest.mark.long
 def test_a_wrong_where_is_refused_with_its_reason(store: Store, curator: Callable[..., Answer]) -> None:
     for where, message in WRONG.items():
         answer = curator("build-manifest", "w", "--per-class", 2, "--where", where, "--store", store.path)

@@ -152,6 +152,7 @@ def test_a_policy_of_ones_own_whose_steps_have_the_names_of_ours(pool: Store, tm
     assert not (pool.path / "manifests" / "twice").exists()
 
 
+@pytest.mark.long
 def test_the_engine_stands_beside_the_rows_not_in_them(pool: Store, curator: Callable[..., Answer]) -> None:
     """It is no option of a selection: the other engine finds the manifest there."""
     both(pool, "named", {"per_class": 9})

@@ -50,6 +50,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, top1: dict[int, float]) -> None:
     monkeypatch.setattr(watch, "evaluate_network", evaluate)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "average"),
     [
@@ -198,6 +199,7 @@ def test_last_weights_that_are_the_best_are_kept_once(store: Store, monkeypatch:
         assert [file.name for file in (store.path / "models" / keep).iterdir()] == ["weights.safetensors"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("phases", [[], ["schedule.mode=pretrain", "schedule.pretrain=0.375"]])
 def test_an_evaluation_gives_way_to_a_stop_and_is_made_up_for(
     store: Store, phases: list[str], monkeypatch: pytest.MonkeyPatch
