@@ -253,7 +253,7 @@ class Store:
         Raises:
             StoreError: One of them cannot be read.
         """
-        folders = self.place.folders()
+        folders = self.place.folders() if wanted else set()
 
         def look(name: str) -> Look:
             absent = wanted[name] == ABSENT or (name in LATER and FOLDERS[name] not in folders)
