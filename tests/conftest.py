@@ -15,7 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +85,18 @@ def taught_once(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture(autouse=True)
-def unwatched() -> None:
-    """No test sees how another one used the watched network."""
+def alone() -> Iterator[None]:
+    """No test meets what another one left in the process."""
     pictures = sys.modules.get("pictures")
-    if pictures is not None:
+    if pictures is not None:  # how the watched network was used
         pictures.Watched.seen.clear()
         pictures.Watched.stop_at = -1
+    main = sys.modules["__main__"]
+    yield
+    sys.modules["__main__"] = main  # streamlit puts a page there, which a spawned process would then run
+    torch = sys.modules.get("torch")
+    if torch is not None:  # torch checks what a file that it refused left here together with the next file
+        torch._utils._sparse_tensors_to_validate.clear()
 
 
 @pytest.fixture
