@@ -6,7 +6,8 @@ route is put together as `with STEP as (FILE), ... FILE`; values travel as bound
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -15,6 +16,7 @@ import duckdb
 import pyarrow as pa
 
 from curator.errors import InputError
+from curator.schema import TABLES
 
 # Steps that many routes begin with, see the file of the last one: what people decided, and the classes after that.
 DECISIONS = ("latest_reviews", "decisions")
@@ -106,7 +108,20 @@ def batches(con: duckdb.DuckDBPyConnection, query: str, size: int, /, **values: 
         yield waiting.combine_chunks()
 
 
-def create_views(con: duckdb.DuckDBPyConnection) -> None:
-    """Creates the public views over the stored_* relations of a connection."""
-    for name in names("views"):
+@cache
+def reads(query: str) -> tuple[list[str], list[str]]:
+    """What a query may read, by the words in it: the public views, and the tables that they and it stand on.
+
+    A word that is only a column or a step may name one too: that costs a little time, and nothing else.
+    """
+    words = {*re.findall(r"\w+", query.lower())}
+    views = [name for name in names("views") if name in words]
+    for name in views:
+        words.update(re.findall(r"stored_\w+", text(f"views/{name}")))
+    return views, [name for name in TABLES if f"stored_{name}" in words]
+
+
+def create_views(con: duckdb.DuckDBPyConnection, wanted: Iterable[str] | None = None) -> None:
+    """Creates the public views, or those that are wanted, over the stored_* relations of a connection."""
+    for name in names("views") if wanted is None else wanted:
         con.execute(f"create view {name} as {text(f'views/{name}')}")

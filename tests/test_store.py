@@ -267,7 +267,7 @@ def test_old_versions_stay_readable(store: Store, tmp_path: Path) -> None:
     assert store.rows("select count(*) as n from images", {"images": 0}) == [{"n": 0}]
     assert store.rows("select count(*) as n from images") == [{"n": 10}]
     with pytest.raises(StoreError, match="the table 'images'"):
-        store.rows("select 1", {"images": 99})
+        store.rows("select 1 from images", {"images": 99})
 
 
 def test_a_claim_that_lost_the_race_changes_nothing(tmp_path: Path) -> None:

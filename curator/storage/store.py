@@ -291,13 +291,14 @@ class Store:
         return {name: look.version for name, look in seen.items()}
 
     def connect(
-        self, versions: Versions | None = None, looks: Mapping[str, Look] | None = None
+        self, versions: Versions | None = None, looks: Mapping[str, Look] | None = None, query: str | None = None
     ) -> duckdb.DuckDBPyConnection:
         """A DuckDB connection in memory with the store's views.
 
         Args:
             versions: Table versions to read; the newest for a table that is not named.
             looks: Tables as they were seen before, and are to be read.
+            query: The one query that will be asked, if it is known: other tables than its own are not looked at.
         """
         import duckdb
 
@@ -308,13 +309,14 @@ class Store:
         self.place.register(con)
         try:
             given, versions = looks or {}, versions or {}
-            seen = self.look_at({name: versions.get(name) for name in TABLES.keys() - given.keys()}) | dict(given)
-            for name in TABLES:
+            views, tables = queries.reads(query) if query is not None else (queries.names("views"), [*TABLES])
+            seen = self.look_at({name: versions.get(name) for name in tables if name not in given}) | dict(given)
+            for name in tables:
                 self._show(con, name, seen[name].files)
         except BaseException:
             con.close()
             raise
-        queries.create_views(con)
+        queries.create_views(con, views)
         return con
 
     def view(self, con: duckdb.DuckDBPyConnection, table: str, look: Look | None = None) -> None:
@@ -339,15 +341,13 @@ class Store:
                     found = con.read_parquet(paths, union_by_name=True).select(*known)
                 found.create_view(f"stored_{table}")
             else:
-                con.execute(f"drop table if exists empty_{table}")
-                con.from_arrow(TABLES[table].schema.empty_table()).create(f"empty_{table}")
-                con.table(f"empty_{table}").create_view(f"stored_{table}")
+                con.from_arrow(TABLES[table].schema.empty_table()).create_view(f"stored_{table}")
         except duckdb.Error as error:
             raise KeyboardInterrupt if interrupted(error) else self.unreadable(table, error) from None
 
     def rows(self, query: str, versions: Versions | None = None, **values: Any) -> list[dict[str, Any]]:
         """The answer of one query over the views, for answers of a few thousand rows."""
-        con = self.connect(versions)
+        con = self.connect(versions, query=query)
         try:
             return queries.rows(con, query, **values)
         finally:
