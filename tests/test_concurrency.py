@@ -160,8 +160,8 @@ class Threads(Store):
 
     number = 1
 
-    def connect(self, versions: Any = None) -> duckdb.DuckDBPyConnection:
-        con = super().connect(versions)
+    def connect(self, *arguments: Any, **options: Any) -> duckdb.DuckDBPyConnection:
+        con = super().connect(*arguments, **options)
         con.execute(f"set threads = {self.number}")
         return con
 
