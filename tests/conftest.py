@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,14 @@ PROBS = {
     "h": (0.34, 0.33, 0.33),
     "i": (0.30, 0.40, 0.30),
 }
+
+
+def pytest_collection_finish() -> None:
+    """Streamlit's AppTest looks for components in every installed package, for each page anew: once is enough."""
+    if "streamlit.testing.v1" in sys.modules:
+        from streamlit.components.v2 import manifest_scanner
+
+        manifest_scanner.scan_component_manifests = cache(manifest_scanner.scan_component_manifests)
 
 
 @pytest.fixture(scope="session")
