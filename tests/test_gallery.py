@@ -139,7 +139,7 @@ def drawn(rng: random.Random, paths: list[str]) -> Filter:
     )  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(3, 8))])
 def test_as_counted_one_by_one(world: Store, seed: int) -> None:
     rng = random.Random(seed)
     rows = {generation: every(world, generation) for generation in (0, 1)}

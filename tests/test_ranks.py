@@ -76,6 +76,7 @@ def test_device_names() -> None:
         mine.wait()
 
 
+@pytest.mark.long
 def test_a_rank_waits_longer_for_the_others_than_torch_would(tmp_path: Path) -> None:
     """One host may be an hour slower than another. Here torch's own patience is a second."""
     script = tmp_path / "script.py"

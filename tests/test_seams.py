@@ -104,11 +104,13 @@ def test_every_block_of_the_documents_runs(printed: list[str]) -> None:
     assert "torch.Size([8, 3, 32, 32]) torch.Size([8])" in printed
 
 
+@pytest.mark.long
 def test_timms_script_has_manifests_by_name(printed: list[str]) -> None:
     # 36 rows and 15 labeled images, in full batches of 8; 3 images of the holdout
     assert json.loads(printed[-2]) == {"train+labeled": [51, 48], "validation": [3, 3]}
 
 
+@pytest.mark.long
 def test_a_reader_can_be_sent_to_another_process(made: Store, printed: list[str]) -> None:
     reader = ManifestReader(made, "m", "train+labeled")
     items = [reader[i] for i in range(len(reader))]

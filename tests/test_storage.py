@@ -199,7 +199,16 @@ def test_long_rows_do_not_wait_for_a_full_row_group(tmp_path: Path) -> None:
 # How many classes are kept
 
 
-@pytest.mark.parametrize(("given", "kept"), [("all", 40), ("100", 40), ("40", 40), ("3", 3), (None, 20)])
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("all", 40),
+        ("3", 3),
+        pytest.param("100", 40, marks=pytest.mark.long),
+        pytest.param("40", 40, marks=pytest.mark.long),
+        pytest.param(None, 20, marks=pytest.mark.long),
+    ],
+)
 def test_kept_classes_from_init_to_targets(
     tmp_path: Path, curator: Callable[..., Answer], given: str | None, kept: int
 ) -> None:
