@@ -190,3 +190,12 @@ def test_auto_targets_are_hard_from_a_confidence_on(store: Store) -> None:
         assert (len(row["top_classes"]), row["tail"]) == ((1, 0.0) if hard else (3, 0.0))
         assert (row["top_probs"] == [1.0]) == hard
     assert sum(len(row["top_classes"]) == 1 for row in pq.read_table(built.path).to_pylist()) == 4
+
+
+def test_a_confidence_for_hard_targets_that_changes_nothing_is_said(
+    store: Store, curator: Callable[..., Answer]
+) -> None:
+    build = ("build-manifest", "--per-class", 2, "--hard-from", 0.7, "--store", store.path)
+    assert "--hard-from changes nothing with --targets soft" in curator(*build, "soft").err
+    assert "--hard-from" not in curator(*build, "auto", "--targets", "auto").err
+    assert "--hard-from" not in curator(*build, "again", "--as-of", "auto").err

@@ -188,8 +188,9 @@ def test_a_row_of_no_image_is_named(store: Store, tmp_path: Path, uris: list[str
     "numbers", [pa.array([5]), pa.array([2**64 - 5], pa.uint64()), pa.array([None], pa.int32())], ids=str
 )
 def test_an_unknown_image_id_is_named(store: Store, tmp_path: Path, numbers: pa.Array) -> None:
-    with pytest.raises(InputError, match="row 0 names an image that is not in the store"):
+    with pytest.raises(InputError, match="row 0 names an image that is not in the store") as caught:
         import_labels(store, write(tmp_path / "f.parquet", image_id=numbers, probs=ROWS[:1]), 1, "second")
+    assert caught.value.mend == "correct them"  # to leave every row out would be no import
 
 
 def test_rejected_rows_are_left_out_where_that_is_allowed(

@@ -99,7 +99,7 @@ def test_streams_of_several_batches(capsys: pytest.CaptureFixture[str]) -> None:
         ("csv", "a\n1\n2\n3\n"),
         ("table", "a\n-\n1\n2\n3\n"),
     ):
-        render.stream(pa.RecordBatchReader.from_batches(schema, parts), form)
+        render.stream(pa.Table.from_batches(parts, schema), form)
         assert capsys.readouterr().out == wanted
 
 
@@ -182,6 +182,16 @@ def test_what_a_format_cannot_show_is_said(store: Store, curator: Run, form: str
     assert done.code == 2
     assert "mend: cast" in done.err
     assert "varchar" in done.err
+
+
+@pytest.mark.parametrize(("form", "value"), [("json", "{d}"), ("jsonl", "[{d}]"), ("csv", "{{'a': [{d}]}}")])
+def test_what_cannot_be_shown_late_is_said_before_the_first_row(
+    store: Store, curator: Run, form: str, value: str
+) -> None:
+    day = value.format(d="case when range = 299999 then date '290000-01-01' end")
+    done = curator("sql", f"select range, {day} as a from range(300000)", "--format", form, "--store", store.path)
+    assert (done.code, done.out) == (2, "")
+    assert "mend: cast" in done.err
 
 
 def test_int_lists_and_label_columns(store: Store, curator: Run) -> None:

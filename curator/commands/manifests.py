@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from curator import progress
 from curator.commands import DEFAULT_STORE, JsonOption, QuietOption, StoreOption, app, completion
 from curator.errors import plural
 from curator.reports import render
@@ -93,6 +94,9 @@ def build_manifest(
     built = building.build(there, name, said, as_of=as_of, strict=strict, dry_run=dry_run, master=where_to)
     if not dry_run:  # now, so that a training begins at once
         records.lay_out(there, built, None)
+    targets = built.lineage["parameters"]["targets"]
+    if "hard_from" in said and targets != "auto":
+        progress.say(f"--hard-from changes nothing with --targets {targets}; give it with --targets auto")
     document = _document(built) | ({"lineage": built.lineage} if explain else {})
     text = f"would build: {_summary(built)}" if dry_run else _summary(built)
     render.answer(document, json, "\n\n".join([text, _class_table(built), built.lineage["sql"]]) if explain else text)

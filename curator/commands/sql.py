@@ -47,4 +47,4 @@ def sql(
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"'{file}' cannot be read ({error})", "give a text file with one statement") from None
     answer = sandbox.ask(Store(store), str(query), memory, timeout)
-    render.stream(answer.table.to_reader(), "json" if json else form)
+    render.stream(answer.table, "json" if json else form)

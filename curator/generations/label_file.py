@@ -72,7 +72,7 @@ def read(
         raise InputError(
             f"{rejected.count} of {total} rows of '{file}' are not usable; nothing was imported (counting from 0): "
             f"{rejected}",
-            f"correct them{rejected.instead}",
+            "correct them" + (rejected.instead if rejected.count < total else ""),
         )
 
 

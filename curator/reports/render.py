@@ -7,6 +7,7 @@ import decimal
 import itertools
 import json
 import math
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 FORMATS = ("table", "json", "jsonl", "csv", "parquet")
 _TABLE_ROWS = 1000
+# Arrow's names of types that Python may have no value for, in lists and structs too.
+_HAS_TIMES = re.compile("date|time|duration|interval")
 
 
 def answer(document: Mapping[str, Any], as_json: bool, text: str = "") -> None:
@@ -83,25 +86,32 @@ def fields(items: Mapping[str, Any]) -> str:
     return "\n".join(f"{name.ljust(width)}  {_cell(value)}" for name, value in items.items())
 
 
-def stream(reader: pa.RecordBatchReader, form: str) -> None:
+def stream(answer: pa.Table, form: str) -> None:
     """Prints a query's answer in one of FORMATS.
 
     Args:
-        reader: The answer. Of columns with the same name the later ones get a number, as in DuckDB's tables.
+        answer: The answer. Of columns with the same name the later ones get a number, as in DuckDB's tables.
         form: table, json (one array), jsonl, csv or parquet (bytes on standard output).
 
     Raises:
-        InputError: The answer holds something that the format cannot show.
+        InputError: The answer holds something that the format cannot show; nothing was printed.
     """
-    names = distinct(reader.schema.names)
+    names = distinct(answer.schema.names)
+    answer = answer.rename_columns(names)
     if form == "table":
-        _stream_table(_rows(reader, names), names)
-    elif form == "parquet":
-        _stream_parquet(reader, names)
-    elif form == "csv":
-        write_csv(sys.stdout, _rows(reader, names), names)
+        _stream_table(_rows(answer), names)
+        return
+    if form == "parquet":
+        _stream_parquet(answer)
+        return
+    for column in answer.columns:
+        if _HAS_TIMES.search(str(column.type)):
+            for chunk in column.chunks:
+                _pylist(chunk)  # what cannot be shown is to be known before the first row is printed
+    if form == "csv":
+        write_csv(sys.stdout, _rows(answer), names)
     else:
-        _stream_json(_rows(reader, names), form == "json")
+        _stream_json(_rows(answer), form == "json")
 
 
 def write_csv(to: TextIO, rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> None:
@@ -126,27 +136,30 @@ def distinct(names: Sequence[str]) -> list[str]:
     return found
 
 
-def _rows(reader: pa.RecordBatchReader, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    for batch in reader:
-        try:
-            rows: list[dict[str, Any]] = batch.rename_columns(names).to_pylist()
-        except (OverflowError, ValueError) as error:
-            raise InputError(
-                f"the answer holds a date or time that cannot be shown ({error})",
-                "cast it in the query: select added_at::varchar",
-            ) from None
-        yield from rows
+def _rows(answer: pa.Table) -> Iterator[dict[str, Any]]:
+    for batch in answer.to_batches():
+        yield from _pylist(batch)
 
 
-def _stream_parquet(reader: pa.RecordBatchReader, names: Sequence[str]) -> None:
+def _pylist(values: pa.RecordBatch | pa.Array) -> list[Any]:
+    try:
+        found: list[Any] = values.to_pylist()
+    except (OverflowError, ValueError) as error:
+        raise InputError(
+            f"the answer holds a date or time that cannot be shown ({error})",
+            "cast it in the query: select added_at::varchar",
+        ) from None
+    return found
+
+
+def _stream_parquet(answer: pa.Table) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.schema([field.with_name(name) for field, name in zip(reader.schema, names, strict=True)])
     try:
-        with pq.ParquetWriter(sys.stdout.buffer, schema) as writer:
-            for batch in reader:
-                writer.write_batch(batch.rename_columns(names))
+        with pq.ParquetWriter(sys.stdout.buffer, answer.schema) as writer:
+            for batch in answer.to_batches():
+                writer.write_batch(batch)
     except pa.ArrowNotImplementedError as error:
         raise InputError(f"the answer cannot be written as Parquet ({error})", "cast the column to varchar") from None
 
