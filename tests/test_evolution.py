@@ -1,6 +1,5 @@
-"""Evolution: whole plans on the tiny picture world: run, run again, killed, changed, and wrong in many ways."""
+"""Evolution: whole plans on the tiny picture world: run, run again, killed and changed."""
 
-import hashlib
 import json
 import shutil
 import signal
@@ -11,38 +10,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from conftest import Answer
-from pictures import RECIPE, start, wait_for, world
+from pictures import start, wait_for
+from rounds import PLAN, copy, everything, planned, refused, undone
 
 from curator.commands import evolve
 from curator.curation import account, manifests
-from curator.errors import InputError
-from curator.rounds import evolution, plans
+from curator.rounds import evolution
 from curator.storage.store import Store
 
-# A network that starts fast and learns fast enough to tell the classes apart.
-FAST = RECIPE.replace("test_resnet", "pictures:Slow").replace("3e-3", "3e-2").replace("steps = 20", "steps = 40")
-PLAN = """\
-title = "two rounds and a control"
-
-[teacher]
-recipe = "recipe.toml"
-
-[selection]
-per_class = 12
-min_confidence = 0.35
-
-[[rounds]]
-recipe = "recipe.toml"
-changes = ["noise.flip=0.0"]
-selection = { policy = "percentile", settings = { step = 0.4 } }
-control = "labels-only"
-
-[[rounds]]
-recipe = "recipe.toml"
-pseudo_ratio = 3
-init = "teacher"
-reselect = false
-"""
 STEPS = [
     *["train g0-plan", "label g0-plan", "build-manifest g0-plan", "train g1-plan", "train labels-only"],
     *["label g1-plan", "build-manifest g1-plan", "train g2-plan"],
@@ -56,24 +31,11 @@ KILLED = """
 """
 
 
-def planned(root: Path, text: str = PLAN) -> str:
-    """Writes plan and recipe beside the store."""
-    (root / "recipe.toml").write_text(FAST, "utf-8")
-    (root / "plan.toml").write_text(text, "utf-8")
-    return str(root / "plan.toml")
-
-
 def hashes(store: Store) -> dict[str, str]:
     """What a model and a manifest of each name hold."""
     models = store.rows("select model as name, weights_hash as hash from models")
     built = store.rows("select 'manifest ' || name as name, sha256 as hash from manifests")
     return {row["name"]: row["hash"] for row in [*models, *built]}
-
-
-def everything(root: Path) -> dict[str, str]:
-    """Every file below a folder with the hash of its bytes."""
-    files = (path for path in root.rglob("*") if path.is_file())
-    return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def found(steps: list[evolution.Step], done: bool) -> list[str]:
@@ -82,11 +44,7 @@ def found(steps: list[evolution.Step], done: bool) -> list[str]:
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """More pictures than one batch of labeling takes, and nothing done."""
-    root = tmp_path_factory.mktemp("bare")
-    world(root, labeled=6, pool=24, holdout=6)
-    planned(root)
-    return root
+    return undone(tmp_path_factory.mktemp("bare"))
 
 
 @pytest.fixture(scope="module")
@@ -95,11 +53,6 @@ def grown(bare: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, e
     root = tmp_path_factory.mktemp("grown") / "world"
     shutil.copytree(bare, root)
     return root, evolution.evolve(Store(root / "store"), str(root / "plan.toml"))
-
-
-def copy(root: Path, to: Path) -> Store:
-    shutil.copytree(root, to / "world")
-    return Store(to / "world" / "store")
 
 
 def test_the_loop(grown: tuple[Path, evolution.Evolution]) -> None:
@@ -226,15 +179,6 @@ def _killed(store: Store, plan: Path, reached: Callable[[], bool]) -> Iterator[N
     yield
 
 
-def refused(store: Store, text: str) -> str:
-    """What is said against a plan; nothing may be written."""
-    before = everything(store.path)
-    with pytest.raises(InputError) as error:
-        evolution.evolve(store, planned(store.root, text))
-    assert everything(store.path) == before
-    return str(error.value)
-
-
 def test_a_changed_plan_is_refused(grown: tuple[Path, evolution.Evolution], tmp_path: Path) -> None:
     store = copy(grown[0], tmp_path)
     changed = PLAN.replace("noise.flip=0.0", "noise.flip=0.25").replace("step = 0.4", "step = 0.5")
@@ -251,126 +195,6 @@ def test_a_changed_plan_is_refused(grown: tuple[Path, evolution.Evolution], tmp_
     assert found(evolution.evolve(store, planned(store.root, another), dry_run=True).steps, False) == ["train wider"]
     # A generation has one teacher.
     assert "generation 0 was labeled by the model 'g0-plan'" in refused(store, 'name = "new"\n' + PLAN)
-
-
-def test_a_selection_that_is_taken_again_keeps_what_decides_how_often(bare: Path, tmp_path: Path) -> None:
-    """Near leaks that were let in are let in again, or others would be copied more."""
-    said = "per_class = 12\nnear_leaks = 'keep'\nfill = 'copies'\nmax_copies = 9\ntemperature = 2.0"
-    text = PLAN.replace("per_class = 12", said)
-    _, first, again = (g.options for g in plans.load(copy(bare, tmp_path), planned(tmp_path, text))[1])
-    kept = {"per_class": 12, "near_leaks": "keep", "fill": "copies", "max_copies": 9, "temperature": 2.0}
-    assert first.items() >= kept.items()
-    assert {name: again[name] for name in kept} == kept
-    assert again["policy"] == "images-of"
-
-
-def test_all_mistakes_of_a_plan_at_once(bare: Path, tmp_path: Path) -> None:
-    text = """\
-title = "much is wrong"
-colour = "red"
-
-[teacher]
-recipe = "tiny-teecher"
-model = "nobody"
-
-[selection]
-per_class = 12
-policy = "threshhold"
-
-[[rounds]]
-recipe = "recipe.toml"
-changes = ["noise.flip=2", "noise.dropuot=0.1"]
-reselect = false
-init = "g0-plam"
-
-[[rounds]]
-recipe = "recipe.toml"
-pseudo_ratio = 0
-init = "teacher"
-selection.per_class = -1
-selection.policy = "top"
-name = "a b"
-
-[[rounds]]
-pseudo_ratio = "many"
-selection.where = "confidense > 0.5"
-selection.policy = "top"
-
-[[rounds]]
-recipe = "tiny-student"
-init = "teacher"
-name = "same"
-control = "same"
-selection.policy = "threshold"
-selection.settings = { treshold = 0.9 }
-reselect = true
-
-[[rounds]]
-recipe = "tiny-student"
-selection.per_class = 3
-reselect = false
-"""
-    said = refused(copy(bare, tmp_path), text)
-    for line, words in (
-        (2, "unknown key 'colour'"),
-        (4, "of 'teacher.recipe' and 'teacher.model', both are given: give one"),
-        (5, "there is no recipe 'tiny-teecher'; did you mean 'tiny-teacher'?"),
-        (6, "'teacher.model' = 'nobody': there is no such model"),
-        (13, "has 2 mistakes"),
-        (15, "there is no selection before it to take again"),
-        (16, "'rounds.0.init' = 'g0-plam': it is neither 'scratch' nor 'teacher', and there is no such model"),
-        (20, "'rounds.1.pseudo_ratio': the student takes no pseudo-labeled images"),
-        (22, "--per-class -1 is not at least 1"),
-        (24, "'a b' cannot be the name of a model"),
-        (26, "'rounds.2.recipe' is missing"),
-        (27, "'rounds.2.pseudo_ratio' = 'many': should be a whole number"),
-        (28, "--where names the unknown column 'confidense'; did you mean 'confidence'?"),
-        (34, "another model of the plan has that name"),
-        (36, "the policy threshold has no parameter 'treshold'; did you mean 'threshold'?"),
-        (42, "'reselect' = false takes an earlier selection again"),
-    ):
-        told = [each for each in said.splitlines() if each.strip().startswith(f"line {line}: ")]
-        assert any(words in each for each in told), (line, words, said)
-    assert "'noise.dropuot'; did you mean 'noise.dropout'?" in said
-    assert "'noise.flip' = 2" in said
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        (PLAN.replace("per_class = 12\n", ""), "'selection.per_class' is missing"),
-        (PLAN.replace('recipe = "recipe.toml"\nchanges', 'recipe = "tiny-student"\nchanges'), "do not fit"),
-        (
-            PLAN.replace("min_confidence", "targets = 'hard'\nmin_confidence"),
-            "takes the earlier classes for hard targets",
-        ),
-        (PLAN.replace('"labels-only"', '"g0-plan"'), "another model of the plan has that name"),
-        (PLAN.replace("percentile", "./mine.sql"), "the policy '{root}/mine.sql' cannot be read"),
-        (PLAN[: PLAN.index("[[")].replace("[teacher]", "rounds = []\n[teacher]"), "should have at least 1 item"),
-        (PLAN[: PLAN.index("[[")].replace("[teacher]", "rounds = 3\n[teacher]"), "'rounds' = 3: should be a list"),
-        ("title = ", "is not TOML"),
-        ("", "'rounds' is missing"),
-        (PLAN.replace("min_confidence", "calibrated = 'yes'\nmin_confidence"), "'selection.calibrated' = 'yes'"),
-    ],
-)
-def test_a_mistake_of_a_plan(bare: Path, tmp_path: Path, text: str, words: str) -> None:
-    with pytest.raises(InputError) as error:
-        plans.load(Store(bare / "store"), planned(tmp_path, text))
-    assert words.format(root=tmp_path) in str(error.value)
-
-
-def test_plans_that_come_with_the_tool(bare: Path) -> None:
-    store = Store(bare / "store")
-    assert plans.shipped() == ["digits", "noisy-student"]
-    for name in plans.shipped():
-        models = [generation.model for generation in plans.load(store, name)[1]]
-        assert len(models) == 4
-    trained = [generation.training for generation in plans.load(store, "noisy-student")[1]]
-    networks = [each.recipe.network.architecture for each in trained if each is not None]
-    assert ["b7" in networks[0], *("l2" in each for each in networks[1:])] == [True] * 4
-    assert [each.recipe.schedule.pseudo_ratio for each in trained[1:] if each is not None] == [14, 14, 28]
-    with pytest.raises(InputError, match="there is no plan 'digit'; did you mean 'digits'"):
-        plans.load(store, "digit")
 
 
 CALIBRATED = """\
@@ -422,13 +246,6 @@ def test_a_calibrated_selection_and_event_files(
     assert f"calibration {fitted['temperature']} -> None" in refused(store, uncalibrated)
     text = PLAN.replace("per_class = 12", "per_class = 12\ncalibrated = true")
     assert "build-manifest g0-plan: calibrated False -> True" in refused(store, text)
-
-
-def test_a_calibrated_selection_without_a_holdout(store: Store, tmp_path: Path) -> None:
-    text = PLAN.replace('recipe = "recipe.toml"', 'model = "outside"', 1)
-    text = text.replace("min_confidence", "calibrated = true\nmin_confidence")
-    with pytest.raises(InputError, match="the store has no holdout to fit a temperature on"):
-        plans.load(store, planned(tmp_path, text))
 
 
 def test_a_first_teacher_from_outside(store: Store, tmp_path: Path) -> None:
