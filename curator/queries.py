@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any
 
@@ -108,8 +108,8 @@ def batches(con: duckdb.DuckDBPyConnection, query: str, size: int, /, **values: 
         yield waiting.combine_chunks()
 
 
-@cache
-def reads(query: str) -> tuple[list[str], list[str]]:
+@lru_cache(256)
+def reads(query: str) -> tuple[list[str], set[str]]:
     """What a query may read, by the words in it: the public views, and the tables that they and it stand on.
 
     A word that is only a column or a step may name one too: that costs a little time, and nothing else.
@@ -118,7 +118,7 @@ def reads(query: str) -> tuple[list[str], list[str]]:
     views = [name for name in names("views") if name in words]
     for name in views:
         words.update(re.findall(r"stored_\w+", text(f"views/{name}")))
-    return views, [name for name in TABLES if f"stored_{name}" in words]
+    return views, {name for name in TABLES if f"stored_{name}" in words}
 
 
 def create_views(con: duckdb.DuckDBPyConnection, wanted: Iterable[str] | None = None) -> None:

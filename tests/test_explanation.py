@@ -196,6 +196,6 @@ def test_a_confidence_for_hard_targets_that_changes_nothing_is_said(
     store: Store, curator: Callable[..., Answer]
 ) -> None:
     build = ("build-manifest", "--per-class", 2, "--hard-from", 0.7, "--store", store.path)
-    assert "--hard-from changes nothing with --targets soft" in curator(*build, "soft").err
+    assert "with --targets soft no row depends on --hard-from" in curator(*build, "soft").err
     assert "--hard-from" not in curator(*build, "auto", "--targets", "auto").err
     assert "--hard-from" not in curator(*build, "again", "--as-of", "auto").err

@@ -194,6 +194,14 @@ def test_what_cannot_be_shown_late_is_said_before_the_first_row(
     assert "mend: cast" in done.err
 
 
+def test_a_table_shows_its_first_rows_whatever_the_others_are(store: Store, curator: Run) -> None:
+    far = "union all select date '290000-01-01' from range({})"
+    done = curator("sql", "select date '2020-01-01' as a from range(1000) " + far.format(2000), "--store", store.path)
+    assert (done.code, len(done.out.splitlines())) == (0, 1002)
+    done = curator("sql", "select date '2020-01-01' as a from range(999) " + far.format(1), "--store", store.path)
+    assert (done.code, done.out) == (2, "")
+
+
 def test_int_lists_and_label_columns(store: Store, curator: Run) -> None:
     query = "select top_classes, label, typeof(label) as t from labels order by confidence desc limit 1"
     [row] = json.loads(rows_of(curator, store, "json", query))

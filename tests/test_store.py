@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,6 +21,7 @@ from conftest import CLASSES, Answer
 
 from curator.decisions import reviews
 from curator.errors import InputError, StoreError
+from curator.generations.labels import import_labels
 from curator.names import check_name
 from curator.pictures.images import add_images
 from curator.pictures.reading import read_bytes
@@ -27,7 +29,7 @@ from curator.schema import CLASSES as CLASS_TABLE
 from curator.schema import TABLES
 from curator.storage import additions, delta
 from curator.storage.delta import CommitRaced, paths_of
-from curator.storage.store import Store
+from curator.storage.store import Look, Store
 
 Run = Callable[..., Answer]
 TABLE_FOLDERS = {"images", "labels", "reviews", "model_table", "metrics", "classes", "manifest_table"}
@@ -268,6 +270,34 @@ def test_old_versions_stay_readable(store: Store, tmp_path: Path) -> None:
     assert store.rows("select count(*) as n from images") == [{"n": 10}]
     with pytest.raises(StoreError, match="the table 'images'"):
         store.rows("select 1 from images", {"images": 99})
+
+
+def test_what_is_committed_between_two_looks_leaves_no_label_without_its_image(store: Store, tmp_path: Path) -> None:
+    added = 0
+
+    class Slow(Store):
+        def _look(self, table: str, version: int | None) -> Look:
+            nonlocal added
+            look = super()._look(table, version)
+            if table in {"images", "labels", "reviews"}:  # meanwhile, in another process
+                uri, added = f"pool/late-{added}.jpg", added + 1
+                add_images(store, listing(tmp_path / "late.parquet", uri), "unlabeled", scan=False)
+                labels = pa.table({"uri": [uri], "probs": [[0.8, 0.1, 0.1]]})
+                pq.write_table(labels, tmp_path / "labels.parquet")
+                import_labels(store, str(tmp_path / "labels.parquet"), 0, "outside")
+                image = store.rows("select image_id from images where uri = $uri", uri=uri)[0]["image_id"]
+                reviews.add_review(store, image, "accept")
+            return look
+
+    loose = "select count(*) as n from {} left join images as i using (image_id) where i.image_id is null"
+    slow = Slow(store.path)
+    for table in ("labels", "reviews"):
+        before = added
+        assert slow.rows(loose.format(f"stored_{table}")) == [{"n": 0}]
+        assert added == before + 2
+    with closing(slow.connect()) as con:
+        assert [con.sql(loose.format(table)).fetchall() for table in ("labels", "reviews")] == [[(0,)]] * 2
+    assert [row["n"] for row in store.rows("select count(*) as n from labels")] == [9 + added]
 
 
 def test_a_claim_that_lost_the_race_changes_nothing(tmp_path: Path) -> None:

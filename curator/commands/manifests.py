@@ -96,7 +96,7 @@ def build_manifest(
         records.lay_out(there, built, None)
     targets = built.lineage["parameters"]["targets"]
     if "hard_from" in said and targets != "auto":
-        progress.say(f"--hard-from changes nothing with --targets {targets}; give it with --targets auto")
+        progress.say(f"with --targets {targets} no row depends on --hard-from; it is for --targets auto")
     document = _document(built) | ({"lineage": built.lineage} if explain else {})
     text = f"would build: {_summary(built)}" if dry_run else _summary(built)
     render.answer(document, json, "\n\n".join([text, _class_table(built), built.lineage["sql"]]) if explain else text)

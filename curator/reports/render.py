@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
-import itertools
 import json
 import math
 import re
@@ -99,7 +98,7 @@ def stream(answer: pa.Table, form: str) -> None:
     names = distinct(answer.schema.names)
     answer = answer.rename_columns(names)
     if form == "table":
-        _stream_table(_rows(answer), names)
+        _print_table(answer)
         return
     if form == "parquet":
         _stream_parquet(answer)
@@ -171,13 +170,13 @@ def _csv_cell(value: Any) -> str:
     return plain if isinstance(plain, str) else dumps(plain)
 
 
-def _stream_table(rows: Iterator[dict[str, Any]], names: Sequence[str]) -> None:
-    shown = list(itertools.islice(rows, _TABLE_ROWS))
+def _print_table(answer: pa.Table) -> None:
+    shown, names = list(_rows(answer.slice(0, _TABLE_ROWS))), answer.schema.names
     if names == ["explain_key", "explain_value"]:
         print("\n".join(row["explain_value"] for row in shown))  # a drawing of several lines
     else:
         print(table(shown, names))
-    if next(rows, None) is not None:
+    if answer.num_rows > _TABLE_ROWS:
         progress.say(f"only the first {_TABLE_ROWS} rows are shown; --format csv or jsonl gives all")
 
 

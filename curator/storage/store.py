@@ -49,6 +49,12 @@ _SETTINGS = "store.json"
 # The version of a table that a store does not have yet.
 ABSENT = -1
 
+# What an answer depends on, the later steps' tables first: what they name is there in those behind them.
+_ASKED = (
+    "manifests", "metrics", "models", "reviews", "duplicates", "embeddings", "labels", "images", "classes",
+)  # fmt: skip
+_BACKWARDS = (*(name for name in reversed(TABLES) if name not in _ASKED), *_ASKED)
+
 Versions = Mapping[str, int]
 
 
@@ -225,7 +231,7 @@ class Store:
 
     def every_file(self) -> dict[str, list[str]]:
         """The files of all tables at their newest versions, see `files`."""
-        return {name: look.files for name, look in self.look_at(dict.fromkeys(TABLES)).items()}
+        return {name: look.files for name, look in self.look_at(dict.fromkeys(_BACKWARDS)).items()}
 
     def _look(self, table: str, version: int | None) -> Look:
         """Looks at a table, which stays open: to open it anew reads its whole log, a request for each commit."""
@@ -253,7 +259,7 @@ class Store:
         Raises:
             StoreError: One of them cannot be read.
         """
-        folders = self.place.folders() if wanted else set()
+        folders = self.place.folders() if LATER & wanted.keys() else set()
 
         def look(name: str) -> Look:
             absent = wanted[name] == ABSENT or (name in LATER and FOLDERS[name] not in folders)
@@ -270,14 +276,11 @@ class Store:
         The later steps' tables are looked at first, so that what they name is there in the earlier ones, whatever is
         committed in between. A table that the store is too old to have is at version ABSENT, where it is empty.
         """
-        order = (
-            "manifests", "metrics", "models", "reviews", "duplicates", "embeddings", "labels", "images", "classes",
-        )  # fmt: skip
-        return self._newest(order)
+        return self._newest(_ASKED)
 
     def every_version(self) -> dict[str, int]:
         """The newest version of every table, see `versions`."""
-        return self._newest(reversed(TABLES))
+        return self._newest(_BACKWARDS)
 
     def _newest(self, names: Iterable[str]) -> dict[str, int]:
         wanted: dict[str, int | None] = dict.fromkeys(names)
@@ -309,7 +312,8 @@ class Store:
         self.place.register(con)
         try:
             given, versions = looks or {}, versions or {}
-            views, tables = queries.reads(query) if query is not None else (queries.names("views"), [*TABLES])
+            views, read = queries.reads(query) if query is not None else (queries.names("views"), TABLES.keys())
+            tables = [name for name in _BACKWARDS if name in read]
             seen = self.look_at({name: versions.get(name) for name in tables if name not in given}) | dict(given)
             for name in tables:
                 self._show(con, name, seen[name].files)
@@ -346,7 +350,7 @@ class Store:
             raise KeyboardInterrupt if interrupted(error) else self.unreadable(table, error) from None
 
     def rows(self, query: str, versions: Versions | None = None, **values: Any) -> list[dict[str, Any]]:
-        """The answer of one query over the views, for answers of a few thousand rows."""
+        """The answer of one query over the views that it names, for answers of a few thousand rows."""
         con = self.connect(versions, query=query)
         try:
             return queries.rows(con, query, **values)
