@@ -99,18 +99,14 @@ def stream(answer: pa.Table, form: str) -> None:
     answer = answer.rename_columns(names)
     if form == "table":
         _print_table(answer)
-        return
-    if form == "parquet":
-        _stream_parquet(answer)
-        return
-    for column in answer.columns:
-        if _HAS_TIMES.search(str(column.type)):
-            for chunk in column.chunks:
-                _pylist(chunk)  # what cannot be shown is to be known before the first row is printed
-    if form == "csv":
+    elif form == "parquet":
+        _print_parquet(answer)
+    elif form == "csv":
+        _expect_shown(answer)
         write_csv(sys.stdout, _rows(answer), names)
     else:
-        _stream_json(_rows(answer), form == "json")
+        _expect_shown(answer)
+        _print_json(_rows(answer), form == "json")
 
 
 def write_csv(to: TextIO, rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> None:
@@ -140,6 +136,14 @@ def _rows(answer: pa.Table) -> Iterator[dict[str, Any]]:
         yield from _pylist(batch)
 
 
+def _expect_shown(answer: pa.Table) -> None:
+    """Whether Python has a value for every cell, which is to be known before the first row is printed."""
+    for column in answer.columns:
+        if _HAS_TIMES.search(str(column.type)):
+            for chunk in column.chunks:
+                _pylist(chunk)
+
+
 def _pylist(values: pa.RecordBatch | pa.Array) -> list[Any]:
     try:
         found: list[Any] = values.to_pylist()
@@ -151,14 +155,12 @@ def _pylist(values: pa.RecordBatch | pa.Array) -> list[Any]:
     return found
 
 
-def _stream_parquet(answer: pa.Table) -> None:
+def _print_parquet(answer: pa.Table) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetWriter(sys.stdout.buffer, answer.schema) as writer:
-            for batch in answer.to_batches():
-                writer.write_batch(batch)
+        pq.write_table(answer, sys.stdout.buffer)
     except pa.ArrowNotImplementedError as error:
         raise InputError(f"the answer cannot be written as Parquet ({error})", "cast the column to varchar") from None
 
@@ -180,7 +182,7 @@ def _print_table(answer: pa.Table) -> None:
         progress.say(f"only the first {_TABLE_ROWS} rows are shown; --format csv or jsonl gives all")
 
 
-def _stream_json(rows: Iterable[Mapping[str, Any]], array: bool) -> None:
+def _print_json(rows: Iterable[Mapping[str, Any]], array: bool) -> None:
     if not array:
         for row in rows:
             print(dumps(row))

@@ -135,12 +135,11 @@ def open_sandbox(store: Store, memory_limit: str = MEMORY_LIMIT) -> Iterator[duc
         try:
             # to DuckDB a negative size is none: no limit
             con.execute("set memory_limit = $limit", {"limit": memory_limit.replace("-", "minus ")})
+            enough = _memory(con) >= _LEAST
+        except duckdb.OutOfMemoryException:  # what the views hold may be above it, or what the question takes
+            enough = False
         except duckdb.Error as error:
             raise InputError(f"--memory {memory_limit} is no size ({error})", "give e.g. --memory 4GB") from None
-        try:
-            enough = _memory(con) >= _LEAST
-        except duckdb.OutOfMemoryException:  # of this question, too
-            enough = False
         if not enough:
             raise InputError(f"--memory {memory_limit} is below {_LEAST >> 20} MiB", "give e.g. --memory 4GB")
         con.execute(f"set threads = {os.cpu_count() or 1}")
