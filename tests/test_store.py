@@ -50,6 +50,30 @@ def test_a_new_store_is_whole_and_empty(tmp_path: Path) -> None:
     assert store.root == tmp_path / "deep" / "down"
 
 
+def test_a_view_of_a_table_without_rows_has_the_types_of_its_files(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "s")
+    con = store.connect()
+    for name, table in TABLES.items():
+        empty = con.table(f"stored_{name}")
+        pq.write_table(table.schema.empty_table(), tmp_path / f"{name}.parquet")
+        file = con.read_parquet(str(tmp_path / f"{name}.parquet"))
+        assert (empty.columns, empty.types) == (file.columns, file.types)
+        assert empty.fetchall() == []
+
+
+def test_a_question_to_a_store_without_rows_loads_no_pandas(tmp_path: Path) -> None:
+    Store.create(tmp_path / "s")
+    pytest.importorskip("pandas")  # what is not installed is not loaded
+    program = """if True:
+    import sys
+    from curator.storage.store import Store
+    assert Store(sys.argv[1]).rows("select count(*) as n from labels join images using (image_id)") == [{"n": 0}]
+    print("pandas" in sys.modules)
+    """
+    done = subprocess.run([sys.executable, "-c", program, tmp_path / "s"], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.returncode) == ("False\n", 0), done.stderr
+
+
 def test_init_again_finds_the_same_store(tmp_path: Path, curator: Run) -> None:
     file = tmp_path / "classes.txt"
     file.write_text("cat\n\n  dog \r\n\n")

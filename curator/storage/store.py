@@ -345,7 +345,7 @@ class Store:
                     found = con.read_parquet(paths, union_by_name=True).select(*known)
                 found.create_view(f"stored_{table}")
             else:
-                con.from_arrow(TABLES[table].schema.empty_table()).create_view(f"stored_{table}")
+                con.execute(f"create or replace view stored_{table} as {TABLES[table].no_rows}")
         except duckdb.Error as error:
             raise KeyboardInterrupt if interrupted(error) else self.unreadable(table, error) from None
 
