@@ -28,7 +28,7 @@ import torch
 from manifest import memory_gib
 from storage import installed
 
-from curator.delivery import packs
+from curator.delivery import packing, packs
 from curator.delivery.shards import Form
 from curator.noise.augment import center_crop, resize
 from curator.pictures.decode import decode
@@ -74,7 +74,7 @@ def main() -> None:
         lines.append(line("the originals, mirrored", "-", None, originals, before, mirrored, truth, whole))
         for form in FORMS:
             began = time.perf_counter()
-            packs.pack(store, form=form)
+            packing.pack(store, form=form)
             rate = f"{len(rows) / (time.perf_counter() - began):.0f}"
             where = {row["image_id"]: row for row in packs.index(store, form.name).to_pylist()}
             packed = [packed_bytes(store, where[row["image_id"]]) for row in rows]

@@ -28,7 +28,7 @@ from pictures import wait_for
 
 from curator import queries
 from curator.curation.building import build
-from curator.delivery import packs
+from curator.delivery import packing
 from curator.delivery.exports import export
 from curator.delivery.shards import Form
 from curator.errors import InputError
@@ -164,7 +164,7 @@ def test_packs_exports_thumbnails_and_looks_are_the_same_and_ask_for_many(
     twins: Twins, slow: Server, tmp_path: Path
 ) -> None:
     def packed(store: Store) -> bytes:
-        made = packs.pack(store, "m", Form(16))
+        made = packing.pack(store, "m", Form(16))
         assert (made.images, made.unreadable) == (39, 1)
         return (store.path / "packs" / made.pack / "000000.tar").read_bytes()
 

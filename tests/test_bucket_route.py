@@ -16,7 +16,7 @@ from bucket import SECRET, Server, upload
 from conftest import Answer
 from pictures import CLASSES, OWN, Watched, picture, wait_for, weights_hash, write
 
-from curator.delivery import packs
+from curator.delivery import packing, packs
 from curator.delivery.shards import Form
 from curator.errors import StoreError
 from curator.networks import checkpoints, inference, network
@@ -259,15 +259,15 @@ def test_two_machines_that_train_one_name(
 
 def test_two_machines_that_pack_one_form(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each has shards of its own."""
-    missing = packs._missing
+    missing = packing._missing
 
     def late(*arguments: Any) -> Any:
         monkeypatch.setattr(packs, "_missing", missing)
-        elsewhere(store, monkeypatch, tmp_path, lambda there: packs.pack(there, "m", Form.of(16)))
+        elsewhere(store, monkeypatch, tmp_path, lambda there: packing.pack(there, "m", Form.of(16)))
         return missing(*arguments)
 
     monkeypatch.setattr(packs, "_missing", late)
-    done = packs.pack(store, "m", Form.of(16))
+    done = packing.pack(store, "m", Form.of(16))
     checked = packs.verify(store, done.pack)
     assert (checked.damaged, checked.shards) == (0, 2)
     found = packs.index(store, done.pack)

@@ -39,7 +39,7 @@ from curator.curation import building, manifests, usersql
 from curator.decisions import reviews
 from curator.errors import CuratorError, InputError, StoreError
 from curator.networks import checkpoints, network, recipes
-from curator.pictures import sources
+from curator.pictures import listings, sources
 from curator.pictures.decode import decode
 from curator.rounds import plans
 from curator.storage.store import Store
@@ -193,14 +193,14 @@ def test_an_arrow_file_whose_offsets_lie_outside(tmp_path: Path) -> None:
     ends = struct.pack("<3i", 0, 5, 10)
     file.write_bytes(file.read_bytes().replace(ends, struct.pack("<3i", 0, 5, 2**30)))
     with pytest.raises(InputError, match="cannot be read as ipc"):
-        sources.read_labels(file)
+        listings.read_labels(file)
 
 
 def test_an_arrow_file_with_names_that_are_no_text(tmp_path: Path) -> None:
     file = _arrow(tmp_path / "a.arrow", pa.table({"uri": ["a.jpg"], "label_here": ["cat"]}))
     file.write_bytes(file.read_bytes().replace(b"label_here", b"\xff" * 10))
     with pytest.raises(InputError, match="cannot be read as ipc"):
-        sources.read_labels(file)
+        listings.read_labels(file)
 
 
 # Pictures

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "curator"
 ORDER = {
     "": "errors lock schema digests progress queries names draws configuration ranks signals",
     "storage": "cache bucket blocks roots place prefix delta store additions commit_log",
-    "pictures": "commits decode reading sources images thumbnails",
+    "pictures": "commits decode reading listings sources images thumbnails",
     "repeats": "neighbors likeness confirmation duplicates",
     "generations": "softlabels histogram derived drift browse publication label_file labels held_out",
     "decisions": "reviews session",
@@ -27,7 +27,7 @@ ORDER = {
     "upkeep": "table_files integrity mending leftovers",
     "reports": "plots figures page report render",
     "noise": "noises blurs weather digital corruptions perturbations randaugment augment mixing",
-    "delivery": "samples exports shards packs",
+    "delivery": "samples exports shards packs packing",
     "networks": "contradictions recipes checkpoints network engines inference",
     "loading": "records rows batches loader timm_reader",
     "measures": (

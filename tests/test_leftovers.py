@@ -26,7 +26,7 @@ from pictures import start
 
 from curator.curation import building
 from curator.decisions.reviews import add_review
-from curator.delivery import packs
+from curator.delivery import packing, packs
 from curator.errors import InputError, StoreError
 from curator.lock import alone
 from curator.pictures.images import add_images
@@ -85,7 +85,7 @@ def made(taught_once: Store, tmp_path_factory: pytest.TempPathFactory) -> Store:
     folder = tmp_path_factory.mktemp("kept")
     shutil.copytree(taught_once.root, folder, dirs_exist_ok=True)
     store = Store(folder / "store")
-    packs.pack(store, "m")
+    packing.pack(store, "m")
     image = store.rows("select image_id from images where split = 'unlabeled' limit 1")[0]["image_id"]
     add_review(store, image, "accept", None, "me", None)
     building.build(store, "again", {"per_class": 3, "min_confidence": 0.1})

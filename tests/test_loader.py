@@ -15,7 +15,7 @@ import pytest
 from pictures import CLASSES, judged, picture, world, write
 
 from curator.curation import building
-from curator.delivery import packs
+from curator.delivery import packing
 from curator.delivery.shards import Form
 from curator.errors import CuratorError, InputError
 from curator.generations import softlabels
@@ -247,7 +247,7 @@ def test_images_are_the_augmented_files(made: Store) -> None:
 
 
 def test_packed_pictures_are_read_where_they_are(store: Store) -> None:
-    packs.pack(store, MANIFEST, Form(16, 90))
+    packing.pack(store, MANIFEST, Form(16, 90))
     packed = {row["image_id"]: row for row in store.rows("select * from packed")}
     out = np.empty((16, 16, 3), np.uint8)
 

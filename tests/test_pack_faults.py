@@ -14,7 +14,7 @@ from conftest import Answer
 from packed import KINDS, SMALL, contents, picture, world, write
 from pictures import start, wait_for
 
-from curator.delivery import packs, shards
+from curator.delivery import packing, packs, shards
 from curator.delivery.shards import Form
 from curator.errors import InputError, StoreError
 from curator.lock import alone
@@ -82,7 +82,7 @@ def test_a_holdout_image_is_not_packed(store: Store) -> None:
     write(store.root / "holdout" / "x", {"late.jpg": KINDS["plain.jpg"]})
     add_images(store, str(store.root / "holdout"), "holdout")
     with pytest.raises(InputError, match="in the holdout, or show an image of it, by now: pool/plain"):
-        packs.pack(store, "a", SMALL)
+        packing.pack(store, "a", SMALL)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_options_that_cannot_be(store: Store, curator: Run, arguments: list[Any]
 def test_nothing_to_pack(tmp_path: Path) -> None:
     store = Store.create(tmp_path / "s", ["x"])
     with pytest.raises(InputError, match="no images to pack"):
-        packs.pack(store)
+        packing.pack(store)
 
 
 # Killed, raced, damaged
@@ -121,23 +121,23 @@ def test_killed_and_gone_on(store: Store) -> None:
     add_images(store, str(store.root / "labeled"), "labeled", scan=False)
     code = """
         import sys, time
-        from curator.delivery import packs, shards
+        from curator.delivery import packing, shards
         from curator.storage.store import Store
         add = shards.Shard.add
         shards.Shard.add = lambda *arguments: (time.sleep(0.01), add(*arguments))
-        packs.pack(Store(sys.argv[1]), None, shards.Form(None), shard_rows=20)
+        packing.pack(Store(sys.argv[1]), None, shards.Form(None), shard_rows=20)
     """
     folder = store.path / "packs" / "original"
     with start(code, store.path) as process:
         wait_for((folder / "000001.tar.unfinished").exists, process)
         with pytest.raises(StoreError, match="another run is packing 'original'"):
-            packs.pack(store, None, Form(None))
+            packing.pack(store, None, Form(None))
         process.kill()
         assert process.wait() == -9
     assert sorted(file.name for file in folder.iterdir()) == ["000000.tar", "000001.tar.unfinished"]
     first = hashlib.sha256((folder / "000000.tar").read_bytes()).hexdigest()
     shutil.copy(folder / "000000.tar", folder / "000001.tar")  # as if it was killed before the commit
-    done = packs.pack(store, None, Form(None), shard_rows=20)
+    done = packing.pack(store, None, Form(None), shard_rows=20)
     assert (done.images, done.already_packed) == (43, 20)
     assert sorted(file.name for file in folder.iterdir()) == [f"00000{i}.tar" for i in range(4)]
     assert hashlib.sha256((folder / "000000.tar").read_bytes()).hexdigest() == first
@@ -146,20 +146,20 @@ def test_killed_and_gone_on(store: Store) -> None:
 
 
 def test_ctrl_c_leaves_whole_shards(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    added = packs.Shard.add
+    added = packing.Shard.add
 
-    def add(shard: packs.Shard, found: packs.Picture) -> None:
+    def add(shard: packing.Shard, found: packing.Picture) -> None:
         if shard.path.endswith("1.tar") and len(shard.rows) == 2:
             raise KeyboardInterrupt
         added(shard, found)
 
-    monkeypatch.setattr(packs.Shard, "add", add)
+    monkeypatch.setattr(packing.Shard, "add", add)
     with pytest.raises(KeyboardInterrupt):
-        packs.pack(store, "b", SMALL, shard_rows=5)
+        packing.pack(store, "b", SMALL, shard_rows=5)
     assert [file.name for file in (store.path / "packs" / "32-q90").iterdir()] == ["000000.tar"]
     assert packs.index(store, "32-q90").num_rows == 5
     monkeypatch.undo()
-    assert packs.pack(store, "b", SMALL).images == 11
+    assert packing.pack(store, "b", SMALL).images == 11
 
 
 def test_a_disk_that_keeps_other_bytes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,14 +171,16 @@ def test_a_disk_that_keeps_other_bytes(store: Store, monkeypatch: pytest.MonkeyP
         lambda root, *place: read(root, *place)[::-1] if root == store.path else read(root, *place),
     )
     with pytest.raises(StoreError, match="does not hold what was just written to it"):
-        packs.pack(store, "a", SMALL)
+        packing.pack(store, "a", SMALL)
     assert not (store.path / "packs" / "32-q90").exists()
     assert store.rows("select * from packed") == []
 
 
 def test_two_packs_at_once_may_be_different_ones(store: Store) -> None:
     forms = [Form(32), Form(24), Form(None)]
-    threads = [threading.Thread(target=packs.pack, args=(store, "b", form), kwargs={"shard_rows": 3}) for form in forms]
+    threads = [
+        threading.Thread(target=packing.pack, args=(store, "b", form), kwargs={"shard_rows": 3}) for form in forms
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -194,7 +196,7 @@ def test_a_folder_in_use(store: Store, curator: Run) -> None:
 
 @pytest.mark.parametrize("where", ["picture", "header", "cut", "gone"])
 def test_verify_finds_damage_and_says_what_mends_it(store: Store, curator: Run, where: str) -> None:
-    packs.pack(store, "b", SMALL, shard_rows=6)
+    packing.pack(store, "b", SMALL, shard_rows=6)
     fine = curator("pack", "--size", 32, "--verify", "--store", store.path)
     assert (fine.code, "32-q90: 16 images in 3 files, nothing damaged" in fine.out) == (0, True)
     before = contents(store, "32-q90")
@@ -226,7 +228,7 @@ def test_verify_finds_damage_and_says_what_mends_it(store: Store, curator: Run, 
     # what the message proposes works
     assert f"mend: rm -rf {file}; then" in done.err
     file.unlink(missing_ok=True)
-    mended = packs.pack(store, "b", SMALL)
+    mended = packing.pack(store, "b", SMALL)
     assert (mended.images, mended.already_packed) == (6, 10)
     assert contents(store, "32-q90") == before
     assert not file.exists()  # its name is not used again

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from packed import KINDS, SMALL, contents, files, picture, world
 from PIL import Image
 
-from curator.delivery import packs
+from curator.delivery import packing, packs
 from curator.delivery.shards import Form, encode
 from curator.pictures.decode import decode
 from curator.schema import PACKED
@@ -43,7 +43,7 @@ def store(made: Path, tmp_path: Path) -> Store:
 
 
 def test_pictures_of_every_kind(store: Store) -> None:
-    done = packs.pack(store, "a", SMALL)
+    done = packing.pack(store, "a", SMALL)
     assert done[:5] == ("32-q90", str(store.path / "packs/32-q90"), len(KINDS) + 3, 0, 0)
     assert (done.total, done.problems) == (len(KINDS) + 3, [])
     found = contents(store, "32-q90")
@@ -67,7 +67,7 @@ def test_pictures_of_every_kind(store: Store) -> None:
 
 
 def test_the_rows_say_what_other_tools_find(store: Store) -> None:
-    packs.pack(store, "b", SMALL, shard_rows=7)
+    packing.pack(store, "b", SMALL, shard_rows=7)
     rows = store.rows("select * from packed")
     assert len(rows) == len(KINDS) + 4 + 3
     hashes = {row["image_id"]: row for row in store.rows("select image_id, content_hash, split from images")}
@@ -92,7 +92,7 @@ def test_the_rows_say_what_other_tools_find(store: Store) -> None:
 
 
 def test_original_bytes_in_the_order_of_their_place(store: Store) -> None:
-    done = packs.pack(store, "b", Form(None))
+    done = packing.pack(store, "b", Form(None))
     assert done.bytes == done.source_bytes
     found = contents(store, "original")
     for name, data in KINDS.items():
@@ -107,7 +107,7 @@ def test_original_bytes_in_the_order_of_their_place(store: Store) -> None:
 
 
 def test_without_a_manifest_the_labeled_split_alone(store: Store) -> None:
-    assert packs.pack(store).total == 3
+    assert packing.pack(store).total == 3
     assert contents(store, "256-q90").keys() == {f"labeled/{name}/0.jpg" for name in "xyz"}
 
 
@@ -115,7 +115,7 @@ def test_the_same_bytes_again(store: Store, made: Path, tmp_path: Path) -> None:
     shutil.copytree(made, tmp_path / "other")
     other = Store(tmp_path / "other" / "store")
     for each in (store, other):
-        packs.pack(each, "b", SMALL, shard_rows=7)
+        packing.pack(each, "b", SMALL, shard_rows=7)
     tars = [{name: digest for name, digest in files(each).items() if name.endswith(".tar")} for each in (store, other)]
     assert tars[0] == tars[1]
     assert len(tars[0]) == 3
@@ -143,7 +143,7 @@ def test_a_picture_too_long_for_a_jpeg_stays_as_it_is() -> None:
 
 
 def test_files_of_a_size(store: Store) -> None:
-    packs.pack(store, "b", Form(None), shard_bytes=16_000)
+    packing.pack(store, "b", Form(None), shard_bytes=16_000)
     tars = sorted((store.path / "packs" / "original").iterdir())
     assert len(tars) > 2
     for file in tars:
@@ -156,16 +156,16 @@ def test_files_of_a_size(store: Store) -> None:
 
 
 def test_a_second_manifest_adds_what_is_new(store: Store) -> None:
-    first = packs.pack(store, "a", SMALL)
+    first = packing.pack(store, "a", SMALL)
     before = files(store)
-    again = packs.pack(store, "a", SMALL)
+    again = packing.pack(store, "a", SMALL)
     assert (again.images, again.already_packed, again.bytes) == (0, first.total, 0)
     assert files(store) == before
-    more = packs.pack(store, "b", SMALL)
+    more = packing.pack(store, "b", SMALL)
     assert (more.images, more.already_packed, more.total) == (4, first.total, first.total + 4)
     assert before.items() <= files(store).items()
     assert store.rows("select count(*) as n, count(distinct image_id) as d from packed") == [{"n": 16, "d": 16}]
-    packs.pack(store, "a", Form(None))  # another pack holds them once more
+    packing.pack(store, "a", Form(None))  # another pack holds them once more
     assert store.rows("select pack, count(*)::INT as n from packed group by all order by all") == [
         {"pack": "32-q90", "n": 16},
         {"pack": "original", "n": 12},
@@ -188,7 +188,7 @@ def test_a_store_older_than_the_table(store: Store, curator: Run) -> None:
     assert packs.index(store, "original").num_rows == 0
     curator("pack", "a", "--dry-run", "--store", store.path)
     assert not (store.path / "packed").exists()
-    assert packs.pack(store, "a", SMALL).images == 12
+    assert packing.pack(store, "a", SMALL).images == 12
     assert packs.index(store, "32-q90").num_rows == 12
     assert not list(store.path.glob(".packed*"))
 
@@ -197,8 +197,8 @@ def test_a_store_older_than_the_table(store: Store, curator: Run) -> None:
 
 
 def test_index_is_sorted_and_holds_one_pack(store: Store) -> None:
-    packs.pack(store, "a", SMALL, shard_rows=3)
-    packs.pack(store, "b", Form(None))
+    packing.pack(store, "a", SMALL, shard_rows=3)
+    packing.pack(store, "b", Form(None))
     found = packs.index(store, "32-q90")
     assert found.schema.names == ["image_id", "shard", "byte_offset", "byte_length"]
     ids = found["image_id"].to_pylist()
@@ -210,11 +210,11 @@ def test_index_is_sorted_and_holds_one_pack(store: Store) -> None:
 
 def test_fitting(store: Store) -> None:
     assert packs.fitting(store, 1) is None
-    packs.pack(store, None, Form(24))
+    packing.pack(store, None, Form(24))
     assert packs.fitting(store, 25) is None
-    packs.pack(store, None, Form(None))
+    packing.pack(store, None, Form(None))
     for form in (Form(32, 80), Form(32, 95), Form(100, 90)):
-        packs.pack(store, None, form)
+        packing.pack(store, None, form)
     wanted = {1: "24-q90", 24: "24-q90", 25: "32-q95", 32: "32-q95", 33: "100-q90", 101: "original"}
     assert {size: packs.fitting(store, size) for size in wanted} == wanted
     shutil.rmtree(store.path / "packs" / "24-q90")  # someone needed the space

@@ -14,7 +14,7 @@ from conftest import Answer
 from pictures import NOISY, OWN, Watched, on_a_small_disk, start, teach, wait_for, weights_hash
 
 from curator.decisions.reviews import add_review
-from curator.delivery import packs
+from curator.delivery import packing
 from curator.delivery.shards import Form
 from curator.errors import CuratorError, InputError, StoreError
 from curator.networks import checkpoints
@@ -80,7 +80,7 @@ def test_images_that_could_not_be_read_count_after_a_stop_too(store: Store) -> N
     (store.root / "labeled" / "disc" / "0.png").unlink()
     with pytest.raises(CuratorError, match="3 images could not be read, more than the budget of 2"):
         teach(store, *OWN, budget, name="late", resume=True)
-    packs.pack(store, None, Form(16, 90))
+    packing.pack(store, None, Form(16, 90))
     with pytest.raises(InputError, match="belongs to a run with another pack"):
         teach(store, *OWN, budget, name="late", resume=True)
 

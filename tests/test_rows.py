@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pictures import CLASSES, judged, teach, world
 
 from curator.curation import manifests
-from curator.delivery import packs
+from curator.delivery import packing
 from curator.delivery.shards import Form
 from curator.errors import InputError
 from curator.loading.rows import Rows
@@ -188,11 +188,11 @@ def test_nothing_to_train_on(tmp_path: Path) -> None:
 def test_rows_of_a_pack_say_where_the_packed_picture_is(store: Store) -> None:
     shutil.rmtree(store.path / "rows", ignore_errors=True)
     small = Form(16, 90)
-    packs.pack(store, None, small)  # the labeled split alone
+    packing.pack(store, None, small)  # the labeled split alone
     before = Rows.manifest(store, MANIFEST, small.name)
     assert (Rows.labeled(store, small.name).packed, before.packed) == (IMAGES, 0)
     assert before.read(np.arange(13)).places == Rows.manifest(store, MANIFEST).read(np.arange(13)).places
-    packs.pack(store, MANIFEST, small, shard_rows=5)
+    packing.pack(store, MANIFEST, small, shard_rows=5)
     rows = Rows.manifest(store, MANIFEST, small.name)
     part = rows.read(np.arange(13))
     assert rows.packed == 13
@@ -213,7 +213,7 @@ def test_rows_of_a_pack_say_where_the_packed_picture_is(store: Store) -> None:
 def test_a_store_that_was_moved(store: Store) -> None:
     shutil.rmtree(store.path / "rows", ignore_errors=True)
     small = Form(16, 90)
-    packs.pack(store, MANIFEST, small)
+    packing.pack(store, MANIFEST, small)
     before = [read_bytes(store.root, *p) for p in Rows.manifest(store, MANIFEST, small.name).read(np.arange(13)).places]
     moved = store.path.rename(store.path.with_name("elsewhere"))
     rows = Rows.manifest(Store(moved), MANIFEST, small.name)

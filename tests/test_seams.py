@@ -22,7 +22,8 @@ from torch.utils.data import DataLoader
 import curator
 from curator import ManifestLoader, ManifestReader
 from curator.curation import building
-from curator.delivery import packs
+from curator.delivery import packing
+from curator.delivery.shards import Form
 from curator.errors import InputError
 from curator.loading import timm_reader
 from curator.storage.store import Store
@@ -212,7 +213,7 @@ def test_timm_takes_another_image_for_one_that_is_missing(store: Store, caplog: 
 
 
 def test_a_reader_reads_the_pack_that_fits(store: Store) -> None:
-    packs.pack(store, "m", packs.Form(16, 90))
+    packing.pack(store, "m", Form(16, 90))
 
     def side(reader: ManifestReader) -> int:
         (size,) = {Image.open(reader[i][0]).size for i in range(len(reader))}

@@ -15,7 +15,7 @@ import pytest
 
 from curator import progress
 from curator.errors import InputError
-from curator.pictures import sources
+from curator.pictures import listings, sources
 from curator.pictures.reading import read_bytes
 
 
@@ -195,7 +195,7 @@ def test_listings_of_every_kind(tmp_path: Path, ending: str) -> None:
 def test_labels_as_indexes(tmp_path: Path, numbers: Any) -> None:
     found = read(parquet(tmp_path / "l.parquet", uri=["a", "b", "c"], label=numbers))
     assert [(row["label"], row["class_name"]) for row in found] == [(2, None), (0, None), (None, None)]
-    labels = sources.read_labels(tmp_path / "l.parquet").to_pylist()
+    labels = listings.read_labels(tmp_path / "l.parquet").to_pylist()
     assert [row["label"] for row in labels] == [2, 0, None]
 
 
@@ -223,7 +223,7 @@ def test_positions_and_rows_go_on_over_batches(tmp_path: Path, monkeypatch: pyte
     pq.write_table(pa.table({"uri": uris}), path, row_group_size=130)
     with pytest.raises(InputError, match=r"row 777 of '.*l.parquet' has no uri"):
         read(path)
-    monkeypatch.setattr(sources, "_BATCH", 7)
+    monkeypatch.setattr(listings, "BATCH", 7)
     assert len(read(tree(tmp_path / "d", *(f"{i:02}.jpg" for i in range(30))))) == 30
 
 

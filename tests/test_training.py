@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from curator.commands import models
 from curator.curation import building
-from curator.delivery import packs
+from curator.delivery import packing
 from curator.delivery.shards import Form
 from curator.errors import CuratorError, InputError
 from curator.loading import loader
@@ -242,7 +242,7 @@ def test_threads_are_what_was_asked_for(store: Store, monkeypatch: pytest.Monkey
 def test_a_run_says_where_its_images_come_from_and_who_sets_the_pace(
     store: Store, curator: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    packs.pack(store, None, Form(16, 90))
+    packing.pack(store, None, Form(16, 90))
     arguments = ["--recipe", store.root / "recipe.toml", "--set", OWN[0], "--store", store.path]
     monkeypatch.setattr(models, "_INPUT_BOUND", -1.0)
     answer = curator("train", *arguments, "--name", "a")

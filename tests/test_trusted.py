@@ -14,7 +14,7 @@ from conftest import Answer
 from pictures import CLASSES, folders, picture, teach, weights_hash, write
 
 from curator.decisions.reviews import add_review
-from curator.delivery import packs
+from curator.delivery import packing
 from curator.delivery.shards import Form
 from curator.errors import InputError
 from curator.loading.loader import ManifestLoader
@@ -116,7 +116,7 @@ def test_each_decision_and_what_takes_it_back(wrong: Store) -> None:
     }
     rows = Rows.labeled(wrong)
     assert (rows.relabeled, rows.rejected) == (1, 1)
-    assert packs.pack(wrong, None, Form(None), dry_run=True).images == 11
+    assert packing.pack(wrong, None, Form(None), dry_run=True).images == 11
     for image_id in (bar, disc):
         add_review(wrong, image_id, "skip")
     assert read(wrong) == before

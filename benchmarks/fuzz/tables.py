@@ -19,7 +19,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from curator.generations import label_file, softlabels
-from curator.pictures import sources
+from curator.pictures import listings, sources
 from curator.pictures.images import add_images
 
 from .target import Target, odd_text, often
@@ -99,7 +99,7 @@ def _read_listing(world: World, data: bytes) -> None:
 
 
 def _read_labels(world: World, data: bytes) -> None:
-    sources.read_labels(Path(_file(world, data, "classes"))).validate(full=True)
+    listings.read_labels(Path(_file(world, data, "classes"))).validate(full=True)
 
 
 def _add_listing(world: World, data: bytes) -> None:

@@ -19,7 +19,7 @@ from curator.curation import manifests
 from curator.decisions import reviews
 from curator.networks import recipes
 from curator.networks.recipes import Recipe
-from curator.pictures import sources
+from curator.pictures import listings
 from curator.rounds import plans
 from curator.storage.store import Store
 
@@ -135,7 +135,7 @@ def _load_plan(world: World, data: bytes) -> None:
 def _read_classes(world: World, data: bytes) -> None:
     file = world.given / "classes.txt"
     file.write_bytes(data)
-    names.check_classes(sources.read_class_file(file))
+    names.check_classes(listings.read_class_file(file))
 
 
 def _class_seeds() -> list[bytes]:

@@ -33,7 +33,7 @@ def init(
     """
     from curator.errors import InputError, plural
     from curator.names import MOST_CLASSES
-    from curator.pictures.sources import read_class_file
+    from curator.pictures.listings import read_class_file
     from curator.storage.store import Store
 
     try:

@@ -11,7 +11,7 @@ from curator.errors import plural
 from curator.reports import render
 
 if TYPE_CHECKING:
-    from curator.delivery.packs import Packed
+    from curator.delivery.packing import Packed
     from curator.storage.store import Store
 
 
@@ -48,7 +48,7 @@ def pack(
     Example: curator pack g0-130000 --size 256 --quality 90
     """
     from curator.curation import manifests
-    from curator.delivery import exports, packs
+    from curator.delivery import exports, packing
     from curator.delivery.shards import Form
     from curator.errors import InputError
     from curator.loading import records
@@ -62,7 +62,7 @@ def pack(
         _verify(Store(store), form.name if manifest is None else manifest, json)
         return
     there = Store(store)
-    done = packs.pack(
+    done = packing.pack(
         there, manifest, form, dry_run=dry_run,
         shard_rows=exports.SHARD_ROWS if shard_rows is None else shard_rows,
         shard_bytes=exports.SHARD_BYTES if shard_bytes is None else shard_bytes,

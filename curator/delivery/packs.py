@@ -1,76 +1,35 @@
-"""Packs: each picture that a training reads once more, encoded at a training size or as it is, in a few large files.
+"""Packs as they are: which there are, where each picture lies, whether they are as they were written.
 
-    manifest + labeled split -> images that the pack lacks, in the order of their place
-        -> read, compared with the scan, encoded (threads) -> shard -> read back -> one commit to the table `packed`
+    table `packed`, files of `packing` -> index for the loader, the pack that fits a training, damage
 
-A killed run goes on after the last commit. What the table does not name is a leftover, and is removed at the next
-start; a shard that the table names and that is gone is forgotten then, and its images are packed again.
+A picture that the table does not name, or whose file is gone or cut off, is in no pack.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 import os
-import re
-from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
 from curator import progress, queries
-from curator.curation import manifests
-from curator.delivery import exports
 from curator.delivery.samples import SHOWN
-from curator.delivery.shards import Form, Picture, Shard, damage, prepare
-from curator.errors import InputError, printable, some, suggestion
-from curator.lock import alone
-from curator.pictures.decode import UnreadableImage
-from curator.pictures.reading import Asked, Reader, place_of
-from curator.schema import MANIFEST_ROW, PACKED
-from curator.storage import additions
+from curator.delivery.shards import Form, damage
+from curator.errors import InputError, some, suggestion
 
 if TYPE_CHECKING:
     import duckdb
 
-    from curator.curation.manifests import Manifest
     from curator.storage.store import Store
 
-_FOLDER = "packs"
-_BATCH = 1000  # rows read from the database at a time
-_AHEAD = 2 * ((os.cpu_count() or 1) + 1)  # pictures prepared before they are written
-
-
-class Packed(NamedTuple):
-    """What a run packed.
-
-    Attributes:
-        pack: Name of the pack.
-        path: Its folder.
-        images: Images packed by this run, or to be packed by it where it is dry.
-        already_packed: Those that the pack had.
-        unreadable: Those that cannot be read, or have other bytes than when they were scanned.
-        bytes: Of the packed pictures of this run; None in a dry run.
-        source_bytes: Of their originals; in a dry run, as far as they are known from the scan.
-        total: All images that the training reads.
-        problems: The first of the unreadable ones: image_id, uri, problem.
-    """
-
-    pack: str
-    path: str
-    images: int
-    already_packed: int
-    unreadable: int
-    bytes: int | None
-    source_bytes: int
-    total: int
-    problems: list[dict[str, Any]]
+FOLDER = "packs"
+BATCH = 1000  # rows read from the database at a time
 
 
 class Verified(NamedTuple):
@@ -95,77 +54,6 @@ class Verified(NamedTuple):
     problems: list[dict[str, Any]]
 
 
-def pack(
-    store: Store,
-    manifest: str | None = None,
-    form: Form | None = None,
-    *,
-    shard_rows: int = exports.SHARD_ROWS,
-    shard_bytes: int = exports.SHARD_BYTES,
-    dry_run: bool = False,
-) -> Packed:
-    """Packs the images of a manifest and of the labeled split that the pack does not have yet.
-
-    Args:
-        store: The store.
-        manifest: Its name; without one, the labeled split alone is packed.
-        form: What to make of each picture; by default `Form.of()`.
-        shard_rows: Most pictures of a file.
-        shard_bytes: Most bytes of a file; one picture may be larger.
-        dry_run: Whether to count only.
-
-    Raises:
-        InputError: There is no such manifest, it is damaged or has images of the holdout; there is nothing to pack, or
-            none of it can be read.
-        StoreError: Another run writes to this pack, or a file could not be read back.
-    """
-    from curator.noise.augment import single_threaded
-
-    form = form or Form.of()
-    if min(shard_rows, shard_bytes) < 1:
-        raise InputError("a file cannot hold less than one row or byte", "give --shard-rows and --shard-bytes above 0")
-    chosen = None if manifest is None else manifests.find(store, manifest)
-    where = store.place.uri(f"{_FOLDER}/{form.name}")
-    if dry_run:
-        with closing(store.connect()) as con:
-            count = _count(con, store, chosen, form.name)
-            todo = count["total"] - count["packed"]
-            source_bytes, total = count["source_bytes"], count["total"]
-            return Packed(
-                form.name,
-                where,
-                todo,
-                count["packed"],
-                0,
-                None,
-                source_bytes,
-                total,
-                [],
-            )
-    if form.size is not None:
-        single_threaded()
-    with alone(store.path / _FOLDER / form.name, f"packing '{form.name}'"):
-        number = _clean(store, form.name)
-        with closing(store.connect()) as con, _threads() as pool:
-            count = _count(con, store, chosen, form.name)
-            todo = count["total"] - count["packed"]
-            if not count["total"]:
-                raise InputError("there are no images to pack", "curator add-images FOLDER --split labeled")
-            writing = _Writing(store, form, number, pool, (shard_rows, shard_bytes))
-            with progress.progress(f"packing {form.name}", todo) as advance:
-                writing.write(_missing(con), advance)
-    if todo == writing.unreadable > 0 and not count["packed"]:
-        first = writing.problems[0]
-        raise InputError(
-            f"none of the {todo} images can be read, e.g. '{printable(first['uri'])}': {printable(first['problem'])}",
-            f"bring the pictures back; relative uris start from {store.root}",
-        )
-    return Packed(
-        form.name, where, writing.images, count["packed"], writing.unreadable, writing.bytes, writing.source_bytes,
-        count["total"], writing.problems,
-    )  # fmt: skip
-
-
 def index(store: Store, name: str) -> pa.Table:
     """Where each picture of a pack lies; pictures in files that are gone are not in it.
 
@@ -174,7 +62,7 @@ def index(store: Store, name: str) -> pa.Table:
         byte_length int64, each in one chunk.
     """
     with closing(store.connect()) as con:
-        there = _register_shards(con, store, name)
+        there = register_shards(con, store, name)
         found: pa.Table = con.sql(queries.text("pack_index"), params={"pack": name}).to_arrow_table()
     # One text for each shard and Arrow's sort: a third of the memory that texts sorted by DuckDB take.
     found = found.sort_by("image_id").combine_chunks()
@@ -186,7 +74,7 @@ def state(store: Store, name: str) -> str:
     """A short name for which files of a pack there are: what `index` says depends on nothing else."""
     with closing(store.connect()) as con:
         shards = queries.rows(con, queries.text("pack_shards"), pack=name)
-    there = [(shard["shard"], shard["images"]) for shard in shards if _is_there(store, shard)]
+    there = [(shard["shard"], shard["images"]) for shard in shards if is_there(store, shard)]
     return hashlib.blake2b(repr(there).encode(), digest_size=6).hexdigest()
 
 
@@ -228,7 +116,7 @@ def _expect(store: Store, name: str) -> None:
 def names(store: Store) -> list[str]:
     """The packs that have pictures and a folder, sorted."""
     rows = store.rows("select distinct pack from packed order by pack")
-    return [row["pack"] for row in rows if store.place.has(f"{_FOLDER}/{row['pack']}")]
+    return [row["pack"] for row in rows if store.place.has(f"{FOLDER}/{row['pack']}")]
 
 
 def verify(store: Store, name: str) -> Verified:
@@ -239,11 +127,11 @@ def verify(store: Store, name: str) -> Verified:
     """
     _expect(store, name)
     found: list[dict[str, Any]] = []
-    with closing(store.connect()) as con, _threads() as pool:
+    with closing(store.connect()) as con, threads() as pool:
         shards = queries.rows(con, queries.text("pack_shards"), pack=name)
         images = sum(shard["images"] for shard in shards)
         query = "select * from stored_packed where pack = $pack order by shard, byte_offset"
-        rows = (row for table in queries.batches(con, query, _BATCH, pack=name) for row in table.to_pylist())
+        rows = (row for table in queries.batches(con, query, BATCH, pack=name) for row in table.to_pylist())
         with progress.progress(f"verifying {name}", images) as advance:
             for shard, group in groupby(rows, itemgetter("shard")):
                 written = list(group)
@@ -254,149 +142,26 @@ def verify(store: Store, name: str) -> Verified:
                 store.place.release([store.path / shard])
                 advance(len(written))
     bad = sorted({problem["shard"] for problem in found})
-    return Verified(name, store.place.uri(f"{_FOLDER}/{name}"), images, len(shards), len(found), bad, found[:SHOWN])
+    return Verified(name, store.place.uri(f"{FOLDER}/{name}"), images, len(shards), len(found), bad, found[:SHOWN])
 
 
-class _Writing:
-    """The shards of one run.
-
-    Args:
-        store: The store.
-        form: What to make of each picture.
-        number: Of the first file.
-        pool: Threads that read, decode and encode.
-        limits: Most pictures, and most bytes, of a file.
-    """
-
-    def __init__(
-        self, store: Store, form: Form, number: int, pool: ThreadPoolExecutor, limits: tuple[int, int]
-    ) -> None:
-        self.store, self.form, self.number, self.pool, self.limits = store, form, number, pool, limits
-        self.images = self.unreadable = self.bytes = self.source_bytes = 0
-        self.problems: list[dict[str, Any]] = []
-
-    def write(self, batches: Iterator[list[dict[str, Any]]], advance: Callable[..., None]) -> None:
-        """Packs the images of the rows, in their order."""
-        shard: Shard | None = None
-        try:
-            with closing(self._pictures(batches)) as pictures:
-                for found in pictures:
-                    advance(1)
-                    if isinstance(found, Picture):
-                        if shard is not None and not shard.has_room(found, *self.limits):
-                            self._publish(shard)
-                            shard = None
-                        shard = shard or self._begin()
-                        shard.add(found)
-                        self.source_bytes += found.source_bytes
-                    else:
-                        self.unreadable += 1
-                        self.problems += [found] * (len(self.problems) < SHOWN)
-            if shard is not None:
-                self._publish(shard)
-        except BaseException:
-            if shard is not None:
-                shard.abandon()
-            raise
-
-    def _pictures(self, batches: Iterator[list[dict[str, Any]]]) -> Generator[Picture | dict[str, Any]]:
-        """Prepares pictures a little ahead, so that memory holds a few of them."""
-        waiting: deque[Future[Picture | dict[str, Any]]] = deque()
-        with Reader(self.store.root) as reader:
-            for rows in batches:
-                asked = reader.ask(map(place_of, rows))
-                for number, row in enumerate(rows):
-                    waiting.append(self.pool.submit(self._prepare, asked, number, row))
-                    if len(waiting) > _AHEAD:
-                        yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-
-    def _prepare(self, asked: Asked, number: int, row: dict[str, Any]) -> Picture | dict[str, Any]:
-        try:
-            return prepare(asked.take(number), row, self.form)
-        except UnreadableImage as error:
-            return {"image_id": row["image_id"], "uri": row["uri"], "problem": str(error)}
-
-    def _begin(self) -> Shard:
-        shard = Shard(
-            self.store.path, f"{_FOLDER}/{self.form.name}/{self.store.place.own_name(f'{self.number:06}')}.tar"
-        )
-        self.number += 1
-        return shard
-
-    def _publish(self, shard: Shard) -> None:
-        shard.finish(self.pool)
-        self.store.place.share([self.store.path / shard.path])
-        made = {"pack": self.form.name, "added_at": dt.datetime.now(dt.UTC)}
-        additions.append(self.store, "packed", pa.Table.from_pylist([row | made for row in shard.rows], PACKED.schema))
-        self.store.place.release([self.store.path / shard.path])
-        self.images += len(shard.rows)
-        self.bytes += sum(row["byte_length"] for row in shard.rows)
-
-
-def _count(con: duckdb.DuckDBPyConnection, store: Store, manifest: Manifest | None, name: str) -> dict[str, int]:
-    """Works out the table `pack_images`, and counts it: total, packed, and source_bytes of those that are not."""
-    if manifest is None:
-        con.register("rows", MANIFEST_ROW.schema.empty_table())
-    else:
-        exports.open_rows(con, manifest)
-    _register_shards(con, store, name)
-    steps = queries.steps(*queries.TRUSTED, "holdout_twins", "labeled_rows")
-    images = queries.compose(steps, queries.text("pack_images"))
-    con.execute(f"create temp table pack_images as {images}", {"pack": name})
-    counts = (
-        "select count(*) as total, count(*) filter (is_packed) as packed,"
-        " coalesce(sum(byte_length) filter (not is_packed), 0)::BIGINT as source_bytes from pack_images"
-    )
-    return queries.rows(con, counts)[0]
-
-
-def _missing(con: duckdb.DuckDBPyConnection) -> Iterator[list[dict[str, Any]]]:
-    """The rows of `pack_images` that are not packed, in the order in which the originals lie, in lists."""
-    query = "select * from pack_images where not is_packed order by shard, byte_offset, uri"
-    for table in queries.batches(con, query, _BATCH):
-        yield table.to_pylist()
-
-
-def _clean(store: Store, name: str) -> int:
-    """Removes what killed runs left in the folder of a pack, and forgets shards that are gone.
-
-    Returns:
-        The number for the next shard, which none had before: who reads by an older index finds no other picture.
-    """
-    with closing(store.connect()) as con:
-        shards = queries.rows(con, queries.text("pack_shards"), pack=name)
-    gone = [shard for shard in shards if not _is_there(store, shard)]
-    if gone:
-        listed = ", ".join(f"'{shard['shard']}'" for shard in gone)
-        store.delta("packed").delete(f"shard in ({listed})")
-        images = sum(shard["images"] for shard in gone)
-        progress.say(f"files that are gone or cut off: {len(gone)}; their {images} images count as not packed")
-    folder = f"{_FOLDER}/{name}"
-    kept = {shard["shard"] for shard in shards if shard not in gone}
-    for file in store.place.names(folder):
-        if f"{folder}/{file}" not in kept and re.fullmatch(r"\d{6}\.tar(\.unfinished)?", file):
-            store.place.remove(store.path / folder / file)
-    return 1 + max((int(Path(shard["shard"]).stem[:6]) for shard in shards), default=-1)
-
-
-def _register_shards(con: duckdb.DuckDBPyConnection, store: Store, name: str) -> pa.Array:
+def register_shards(con: duckdb.DuckDBPyConnection, store: Store, name: str) -> pa.Array:
     """Makes the shards of a pack that are there the relation `shards`, and gives them in the order of their numbers."""
     shards = queries.rows(con, queries.text("pack_shards"), pack=name)
-    there = pa.array([shard["shard"] for shard in shards if _is_there(store, shard)], pa.string())
+    there = pa.array([shard["shard"] for shard in shards if is_there(store, shard)], pa.string())
     con.register("shards", pa.table({"shard": there, "number": pa.array(range(len(there)), pa.int32())}))
     return there
 
 
-def _is_there(store: Store, shard: dict[str, Any]) -> bool:
+def is_there(store: Store, shard: dict[str, Any]) -> bool:
     """Whether the file of a row of sql/pack_shards.sql is there and not cut off."""
     size = store.place.size(shard["shard"])
     return size is not None and size >= int(shard["bytes"])
 
 
 @contextmanager
-def _threads() -> Iterator[ThreadPoolExecutor]:
+def threads() -> Iterator[ThreadPoolExecutor]:
+    """Threads for reading, decoding and encoding; a Ctrl-C waits for none of them."""
     with ThreadPoolExecutor((os.cpu_count() or 1) + 1) as pool:
         try:
             yield pool

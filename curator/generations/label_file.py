@@ -18,7 +18,7 @@ import pyarrow as pa
 from curator import progress, queries
 from curator.errors import InputError
 from curator.generations import softlabels
-from curator.pictures import sources
+from curator.pictures import listings
 from curator.storage.store import Store
 
 if TYPE_CHECKING:
@@ -56,10 +56,10 @@ def read(
     classes = len(store.classes())
     if not classes:
         raise InputError("the store has no classes yet", "curator init --classes FILE, or add labeled images first")
-    file = sources.local(file)
+    file = listings.local(file)
     keys, total = _rows_of(con, Path(file), queries.text(query), values)
     with progress.progress("importing soft labels", total, "rows") as advance:
-        for batch in sources.table_batches(Path(file), (), rows=_BATCH):
+        for batch in listings.table_batches(Path(file), (), rows=_BATCH):
             images = keys.take(batch.num_rows)
             summary, good, bad = softlabels.read(batch, classes, store.settings.kept_classes)
             bad |= {place: reason for place, reason in enumerate(images["problem"].to_pylist()) if reason}
@@ -117,7 +117,7 @@ def _rows_of(con: duckdb.DuckDBPyConnection, file: Path, query: str, values: Map
     Raises:
         InputError: The file names no images, or has no rows.
     """
-    first = next(sources.table_batches(file, ()), None)
+    first = next(listings.table_batches(file, ()), None)
     names = first.schema.names if first is not None else []
     key = next((name for name in ("image_id", "uri") if name in names), None)
     if first is None or key is None:
@@ -129,7 +129,7 @@ def _rows_of(con: duckdb.DuckDBPyConnection, file: Path, query: str, values: Map
         raise InputError(f"the column '{key}' of '{file}' holds {kind}", "write image_id as int64, uri as string")
     con.execute(f"create temp table given (row BIGINT, {key} {'BIGINT' if key == 'image_id' else 'VARCHAR'})")
     total = 0
-    for batch in sources.table_batches(file, (key,), columns=[key]):
+    for batch in listings.table_batches(file, (key,), columns=[key]):
         # An unsigned number above the signed ones wraps to one that no image has.
         cells = batch.column(key).cast(pa.int64() if key == "image_id" else pa.string(), safe=False)
         numbered = pa.table({"row": np.arange(total, total + batch.num_rows), key: cells})

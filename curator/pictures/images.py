@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from curator import progress, queries
 from curator.errors import InputError, some, suggestion
-from curator.pictures import sources
+from curator.pictures import listings, sources
 from curator.pictures.commits import ImageCommits
 from curator.pictures.decode import UnreadableImage, scan
 from curator.pictures.reading import ABSENT, Asked, Reader, place_of
@@ -74,9 +74,9 @@ def add_images(
     Raises:
         InputError: The source does not fit the store; nothing was added.
     """
-    source = sources.local(source)
-    labels = labels and sources.local(labels)
-    listing = Path(source) if Path(source).suffix.lower() in sources.LISTING_SUFFIXES else None
+    source = listings.local(source)
+    labels = labels and listings.local(labels)
+    listing = Path(source) if Path(source).suffix.lower() in listings.SUFFIXES else None
     if listing is not None and not listing.is_file():
         listing = None
     if labels is None and split in ("labeled", "holdout") and listing is None:
@@ -98,7 +98,7 @@ def add_images(
         total = _count(con, "select count(*) from incoming")
         _check_repeats(con)
         known = store.classes()
-        if (label_file or listing or Path()).suffix.lower() in sources.TEXT_SUFFIXES:
+        if (label_file or listing or Path()).suffix.lower() in listings.TEXT_SUFFIXES:
             _read_numbers(con, known)
         class_names = _resolve_classes(con, known)
         _number(con, id_mask)
@@ -142,7 +142,7 @@ def _count(con: duckdb.DuckDBPyConnection, query: str) -> int:
 
 def _take_labels(con: duckdb.DuckDBPyConnection, file: Path) -> None:
     """Fills class names or indexes in from a label file."""
-    con.register("label_file", sources.read_labels(file))
+    con.register("label_file", listings.read_labels(file))
     bad = con.execute(
         "select uri from label_file group by uri"
         " having count(distinct (coalesce(class_name, ''), coalesce(label, -1))) > 1 order by uri limit 6"
