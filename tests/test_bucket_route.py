@@ -262,11 +262,11 @@ def test_two_machines_that_pack_one_form(store: Store, tmp_path: Path, monkeypat
     missing = packing._missing
 
     def late(*arguments: Any) -> Any:
-        monkeypatch.setattr(packs, "_missing", missing)
+        monkeypatch.setattr(packing, "_missing", missing)
         elsewhere(store, monkeypatch, tmp_path, lambda there: packing.pack(there, "m", Form.of(16)))
         return missing(*arguments)
 
-    monkeypatch.setattr(packs, "_missing", late)
+    monkeypatch.setattr(packing, "_missing", late)
     done = packing.pack(store, "m", Form.of(16))
     checked = packs.verify(store, done.pack)
     assert (checked.damaged, checked.shards) == (0, 2)

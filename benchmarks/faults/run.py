@@ -297,7 +297,7 @@ def import_everything(torch: bool) -> None:
     wanted = [
         "cv2", "pyarrow.dataset", "pyarrow.parquet", "duckdb", "curator.cli",
         "curator.pictures.images", "curator.generations.labels", "curator.decisions.reviews",
-        "curator.curation.building", "curator.delivery.packs",
+        "curator.curation.building", "curator.delivery.packing",
     ]  # fmt: skip
     if torch:
         wanted += ["safetensors.torch", "timm", "curator.runs.training", "curator.teachers.labeling"]
