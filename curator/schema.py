@@ -27,10 +27,12 @@ _SQL = {
     pa.string(): "VARCHAR",
     pa.binary(): "BLOB",
     _TIME: "TIMESTAMPTZ",
-    _CLASSES: "SMALLINT[]",
-    _PROBS: "FLOAT[]",
-    pa.list_(pa.field("element", pa.string())): "VARCHAR[]",
 }
+
+
+def sql_type(kind: pa.DataType) -> str:
+    """The name that DuckDB has for the type of a column."""
+    return f"{sql_type(kind.value_type)}[]" if pa.types.is_list(kind) else _SQL[kind]
 
 
 class Column(NamedTuple):
@@ -60,7 +62,7 @@ class Table(NamedTuple):
         From an Arrow table DuckDB would know them by itself, but it first looks whether it is one of pandas, and that
         loads pandas where it is installed: 20 MiB and 0.2 s.
         """
-        columns = ", ".join(f"null::{_SQL[column.type]} as {column.name}" for column in self.columns)
+        columns = ", ".join(f"null::{sql_type(column.type)} as {column.name}" for column in self.columns)
         return f"select {columns} where false"
 
 

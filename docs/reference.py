@@ -185,7 +185,7 @@ def tables_page() -> str:
                 for row in described
             ]
             parts.append(_section(table.name, table.grain, rows))
-    rows = [(f"`{each.name}`", _sql_type(str(each.type)), each.meaning) for each in schema.MANIFEST_ROW.columns]
+    rows = [(f"`{each.name}`", schema.sql_type(each.type), each.meaning) for each in schema.MANIFEST_ROW.columns]
     grain = f'a view of the manifest\'s own name, such as `"g0-300"`: {schema.MANIFEST_ROW.grain}'
     parts.append(_section("A manifest", grain, rows))
     return "\n".join(parts)
@@ -203,12 +203,6 @@ def _meaning(column: str, meanings: dict[str, str]) -> str:
         number = column.replace("class_name", "label").replace("class_", "label_")
         return f"name of the {meanings[number]}" if number != "label" else "name of the class `label`"
     return {c.name: c.meaning for c in schema.IMAGES.columns}[column]
-
-
-def _sql_type(arrow: str) -> str:
-    inner = re.fullmatch(r"list<element: (\w+)>", arrow)
-    names = {"int64": "BIGINT", "int32": "INTEGER", "float": "FLOAT", "string": "VARCHAR"}
-    return f"{names[inner[1]]}[]" if inner else names[arrow]
 
 
 def commands_page() -> str:

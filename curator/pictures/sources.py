@@ -40,7 +40,6 @@ SCHEMA = pa.schema(
         "label": pa.int64(),
     }
 )
-listings.BATCH = 50_000
 
 
 def read(source: str, split: str | None, folder_labels: bool, root: Root, base: str = "") -> Iterator[pa.RecordBatch]:
